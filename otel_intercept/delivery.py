@@ -1,0 +1,89 @@
+"""What the agent was sent in one exchange: status line, body, and how it ended."""
+
+from typing import NamedTuple
+
+from otel_intercept.outcome import Answer, answer_of
+from otel_intercept.record import Attributes, StreamFacts
+from otel_intercept.semconv import Dialect
+from otel_intercept.stream import StreamMeter
+
+
+class BodyFacts(NamedTuple):
+    """The part of the outcome's facts that the body tells."""
+
+    event_stream: bool = False
+    chunks: bool = False
+    terminal: bool = False
+    error_frame: bool = False
+
+
+class Delivery:
+    """The answer as it goes out; only a good event stream is looked into.
+
+    Args:
+        dialect: The API shape that the body should have.
+        start: ``time.perf_counter_ns()`` at the start of the exchange.
+    """
+
+    __slots__ = ("_dialect", "_meter", "_start", "answer", "ended", "status")
+
+    def __init__(self, dialect: Dialect, start: int) -> None:
+        self._dialect = dialect
+        self._start = start
+        self._meter: StreamMeter | None = None
+        self.answer = Answer.NONE
+        self.ended = False
+        self.status: int | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the status line went to the transport."""
+        return self.answer is not Answer.NONE
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the body is a good event stream."""
+        return self._meter is not None
+
+    @property
+    def error(self) -> tuple[str | None, str | None] | None:
+        """Type and code of the first error frame in the body, or None."""
+        return None if self._meter is None else self._meter.error
+
+    def begin(self, status: int, *, event_stream: bool) -> None:
+        """Take in the status line and the headers."""
+        self.status = status
+        self.answer = answer_of(status)
+        if event_stream and self.answer is Answer.GOOD:
+            self._meter = StreamMeter(self._dialect, self._start)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take in bytes of the body."""
+        if self._meter is not None:
+            self._meter.feed(data)
+
+    def end(self) -> None:
+        """Take in the end of the body."""
+        if self._meter is not None:
+            self._meter.end()
+        self.ended = True
+
+    def body_facts(self) -> BodyFacts:
+        """Return what the body tells of the outcome."""
+        meter = self._meter
+        if meter is None:
+            return BodyFacts()
+        return BodyFacts(
+            event_stream=True,
+            chunks=meter.chunks > 0,
+            terminal=meter.terminal,
+            error_frame=meter.error is not None,
+        )
+
+    def stream_facts(self) -> StreamFacts | None:
+        """Return the totals of an event stream, or None for another body."""
+        return None if self._meter is None else self._meter.facts()
+
+    def response_attributes(self) -> Attributes:
+        """Return the allow-listed GenAI attributes that the stream itself carried."""
+        return () if self._meter is None else self._meter.response

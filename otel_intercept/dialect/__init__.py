@@ -1,0 +1,35 @@
+"""The four API shapes that agents speak: their streams, attributes and errors."""
+
+from otel_intercept.dialect.genai import (
+    RequestFacts,
+    ResponseFacts,
+    request_attributes,
+    response_attributes,
+)
+from otel_intercept.dialect.grammar import (
+    DONE,
+    STREAM_GRAMMARS,
+    StreamGrammar,
+    dialect_of,
+    error_words,
+    operation_of,
+    provider_of,
+)
+from otel_intercept.dialect.wire_errors import error_body, error_frame, error_headers
+
+__all__ = [
+    "DONE",
+    "STREAM_GRAMMARS",
+    "RequestFacts",
+    "ResponseFacts",
+    "StreamGrammar",
+    "dialect_of",
+    "error_body",
+    "error_frame",
+    "error_headers",
+    "error_words",
+    "operation_of",
+    "provider_of",
+    "request_attributes",
+    "response_attributes",
+]

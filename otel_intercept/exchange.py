@@ -1,0 +1,344 @@
+"""Collect the facts of one intercepted request, and hand over one record at its end."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from otel_intercept import failure as failures
+from otel_intercept.delivery import Delivery
+from otel_intercept.dialect import genai
+from otel_intercept.failure import Failure
+from otel_intercept.ids import new_span_id
+from otel_intercept.outcome import Cause, Facts, decide
+from otel_intercept.owner import Owner
+from otel_intercept.record import Attributes, ExchangeEnded, Request
+from otel_intercept.semconv import ExchangeOutcome, Phase
+from otel_intercept.shield import shielded
+from otel_intercept.trouble import Trouble, describe, fail_separately
+from otel_intercept.upstream import Upstream, UpstreamCall
+
+if TYPE_CHECKING:
+    import asyncio
+
+T = TypeVar("T")
+
+
+_CAUSE_OF_PHASE: Final = {
+    Phase.PREPARE: Cause.WRITE_FAILED,
+    Phase.KEEPALIVE: Cause.WRITE_FAILED,
+    Phase.CHUNK: Cause.WRITE_FAILED,
+    Phase.EOF: Cause.WRITE_FAILED,
+    Phase.HANDLER: Cause.HANDLER_RAISED,
+    Phase.RESPONSE_FUTURE: Cause.UPSTREAM_FAILED,
+    Phase.UPSTREAM_CALL: Cause.UPSTREAM_FAILED,
+}
+
+_TAIL_NOISE_AFTER: Final = frozenset(
+    {ExchangeOutcome.CANCELLED, ExchangeOutcome.CLEAN_STOP}
+)
+
+
+class Exchange:
+    """One intercepted request and its answer.
+
+    The first group of methods is for handlers; the second is for adapters, which report
+    what they see. Confined to the event loop's thread. No method raises, except what
+    `upstream_call` re-raises unchanged.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_agent_present",
+        "_asked",
+        "_delivery",
+        "_handler_done",
+        "_outcome",
+        "_owner",
+        "_response_attributes",
+        "_start",
+        "_start_ns",
+        "_trouble",
+        "_upstream",
+        "_upstream_cancelled",
+        "index",
+        "request",
+        "span_id",
+    )
+
+    def __init__(
+        self,
+        owner: Owner,
+        request: Request,
+        *,
+        index: int,
+        agent_present: Callable[[], bool],
+    ) -> None:
+        """Start the exchange's clock.
+
+        Args:
+            owner: The rollout that it belongs to.
+            request: What is known of the request.
+            index: Its place in the rollout, from 0.
+            agent_present: Tells whether the agent's connection still stands.
+        """
+        self._owner = owner
+        self.request = request
+        self.index = index
+        self.span_id = new_span_id()
+        self._agent_present = agent_present
+        self._start_ns = time.time_ns()
+        self._start = time.perf_counter_ns()
+        self._delivery = Delivery(request.dialect, self._start)
+        self._asked = genai.RequestFacts(model=None, stream=False, attributes=())
+        self._handler_done = False
+        self._outcome: ExchangeOutcome | None = None
+        self._response_attributes: Attributes = ()
+        self._trouble = Trouble(owner, self._now_ns)
+        self._upstream = Upstream(self._upstream_ended)
+        self._upstream_cancelled = False
+
+    @property
+    def rollout(self) -> Owner:
+        """The rollout that this exchange belongs to."""
+        return self._owner
+
+    @property
+    def outcome(self) -> ExchangeOutcome | None:
+        """How it ended; None while it runs."""
+        return self._outcome
+
+    @property
+    def failure(self) -> Failure | None:
+        """The first failure, or None. Kept after the end only if the outcome is one."""
+        return self._trouble.failure
+
+    @property
+    def answer_begun(self) -> bool:
+        """Whether the status line went to the transport."""
+        return self._delivery.begun
+
+    def watch(self, future: "asyncio.Future[T]") -> "asyncio.Future[T]":
+        """Learn the upstream's result from a future, whatever the handler does with it.
+
+        The wait is timed from now on. A failed future is marked as retrieved, so that
+        asyncio does not print its text. A cancelled future is never an error. A future
+        that fails after the exchange has ended makes a failure span of its own.
+
+        Args:
+            future: Any future or task that ends with the upstream's answer.
+
+        Returns:
+            The same future.
+        """
+        self._upstream.watch(future)
+        return future
+
+    def upstream_call(self) -> "UpstreamCall":
+        """Time an upstream call made inside a ``with`` block, and see how it fails.
+
+        Everything that the block raises is re-raised unchanged. A later call that
+        succeeds, before the answer has begun, takes the failure back: it was retried.
+        """
+        return self._upstream.call()
+
+    @shielded
+    def describe_request(self, body: Mapping[str, object]) -> None:
+        """Take the model, the stream flag and the sampling settings of a request.
+
+        Args:
+            body: The parsed JSON object. Only allow-listed keys are read, none is kept.
+        """
+        self._asked = genai.request_attributes(body)
+
+    @shielded
+    def describe_response(self, body: Mapping[str, object]) -> None:
+        """Take the model, usage and finish reasons of an answer.
+
+        Args:
+            body: The parsed JSON object. Only allow-listed keys are read, none is kept.
+        """
+        self._response_attributes = genai.response_attributes(body)
+
+    @shielded
+    def fail(self, exc: BaseException, *, phase: Phase) -> None:
+        """Report a failure that the handler saw by itself.
+
+        Only the first one counts. A cancellation is not a failure.
+
+        Args:
+            exc: What was raised. It is described here and not kept.
+            phase: Where it broke. ``late`` makes a failure span of its own.
+        """
+        if failures.is_cancellation(exc):
+            self.handler_cancelled()
+        elif phase is Phase.LATE:
+            self._fail_late(exc)
+        else:
+            self._note(_CAUSE_OF_PHASE[phase], describe(self._owner, exc, phase))
+
+    @shielded
+    def answer_began(self, status: int, *, event_stream: bool) -> None:
+        """Note that the status line and the headers went to the transport."""
+        if self._delivery.begun:
+            return
+        self._upstream.look()
+        self._delivery.begin(status, event_stream=event_stream)
+        self._trouble.settle(self._delivery.answer)
+
+    @shielded
+    def answer_wrote(self, data: bytes | bytearray | memoryview) -> None:
+        """Note bytes of the body that the transport accepted."""
+        self._delivery.write(data)
+        error = self._delivery.error
+        if error is not None and self._trouble.cause is Cause.NONE:
+            key = self._owner.fingerprint_key
+            self._note(Cause.ERROR_FRAME, failures.from_error_frame(*error, key=key))
+
+    @shielded
+    def answer_ended(self) -> None:
+        """Note that the body was closed without an error."""
+        self._delivery.end()
+        if self._handler_done:
+            self.finish()
+
+    @shielded
+    def write_failed(self, exc: BaseException, *, phase: Phase) -> None:
+        """Note that a write to the agent raised; ``phase`` says which one."""
+        if failures.is_cancellation(exc):
+            return
+        if self._handler_done and not self._delivery.begun:
+            self._note(Cause.AGENT_LEFT)
+        else:
+            self._note(Cause.WRITE_FAILED, describe(self._owner, exc, phase))
+        if self._handler_done:
+            self.finish()
+
+    @shielded
+    def handler_returned(self) -> None:
+        """Note that the handler is through; the body may still have to be written."""
+        self._handler_done = True
+        if self._delivery.ended or self._trouble.cause is Cause.WRITE_FAILED:
+            self.finish()
+
+    @shielded
+    def handler_raised(self, exc: BaseException) -> None:
+        """Note that an exception escaped from the handler.
+
+        After a body that ended cleanly it is no trouble: the agent has its answer.
+        """
+        if not self._delivery.ended:
+            failure = describe(self._owner, exc, Phase.HANDLER)
+            self._note(Cause.HANDLER_RAISED, failure)
+
+    @shielded
+    def handler_cancelled(self) -> None:
+        """Note that the handler was cancelled: by teardown, or as the agent left."""
+        teardown = self._owner.closed or self._agent_present()
+        self._note(Cause.CANCELLED if teardown else Cause.AGENT_LEFT)
+
+    @shielded
+    def finish(self) -> None:
+        """Decide the outcome and hand over the record. Idempotent."""
+        if self._outcome is not None:
+            return
+        self._upstream.look()
+        self._upstream.let_go()
+        trouble = self._trouble
+        if trouble.cause is Cause.NONE:
+            trouble.stopped = self._owner.stopped
+        outcome = decide(self._facts())
+        self._outcome = outcome
+        trouble.conclude(outcome, self._delivery.answer, self._delivery.status)
+        self._owner.emit(self._record(outcome), begun=True)
+        self._owner.exchange_ended(self)
+
+    def _now_ns(self) -> int:
+        return self._start_ns + time.perf_counter_ns() - self._start
+
+    @property
+    def _streamed(self) -> bool:
+        return self._delivery.is_event_stream or self._asked.stream
+
+    def _note(self, cause: Cause, failure: Failure | None = None) -> None:
+        self._upstream.look()
+        if self._outcome is None:
+            self._trouble.note(cause, failure, self._delivery.answer)
+
+    @shielded
+    def _upstream_ended(
+        self, started: int, exc: BaseException | None, phase: Phase
+    ) -> None:
+        failed: Failure | None = None
+        if exc is None:
+            self._trouble.recover()
+        elif failures.is_cancellation(exc):
+            self._upstream_was_cancelled()
+        elif self._outcome is None:
+            failed = describe(self._owner, exc, phase)
+            self._upstream_failed(failed)
+        else:
+            self._fail_late(exc)
+        if self._outcome is None:
+            self._upstream.waited(
+                self._start_ns + started - self._start,
+                self._now_ns(),
+                failed.error_type if failed is not None else None,
+            )
+
+    def _upstream_failed(self, failure: Failure) -> None:
+        if self._trouble.cause in {Cause.WRITE_FAILED, Cause.AGENT_LEFT}:
+            fail_separately(self._owner, failure, self.span_id, streamed=self._streamed)
+        else:
+            self._note(Cause.UPSTREAM_FAILED, failure)
+
+    def _upstream_was_cancelled(self) -> None:
+        # A handler's own deadline cancels the future too; only teardown and a lost
+        # agent are certain causes.
+        self._upstream_cancelled = True
+        if self._owner.closed:
+            self._note(Cause.CANCELLED)
+        elif not self._agent_present():
+            self._note(Cause.AGENT_LEFT)
+
+    def _fail_late(self, exc: BaseException) -> None:
+        if self._outcome not in _TAIL_NOISE_AFTER:
+            failure = describe(self._owner, exc, Phase.LATE)
+            fail_separately(self._owner, failure, self.span_id, streamed=self._streamed)
+
+    def _facts(self) -> Facts:
+        trouble, delivery = self._trouble, self._delivery
+        return Facts(
+            trouble.cause,
+            trouble.begun,
+            delivery.answer,
+            *delivery.body_facts(),
+            ended=delivery.ended,
+            upstream_cancelled=self._upstream_cancelled,
+            stopped=trouble.stopped,
+        )
+
+    def _record(self, outcome: ExchangeOutcome) -> ExchangeEnded:
+        request, delivery = self.request, self._delivery
+        return ExchangeEnded(
+            rollout=self._owner.ref,
+            span_id=self.span_id,
+            exchange_index=self.index,
+            start_ns=self._start_ns,
+            end_ns=self._now_ns(),
+            method=request.method,
+            route=request.route,
+            scheme=request.scheme,
+            dialect=request.dialect,
+            stream=self._streamed,
+            status=delivery.status,
+            outcome=outcome,
+            failure=self._trouble.failure,
+            failure_ns=self._trouble.failure_ns,
+            retry_count=request.retry_count,
+            link=request.link,
+            facts=delivery.stream_facts(),
+            model=self._asked.model,
+            request=self._asked.attributes,
+            response=self._response_attributes or delivery.response_attributes(),
+            waits=self._upstream.waits,
+        )

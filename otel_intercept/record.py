@@ -1,0 +1,149 @@
+"""The immutable facts that the event loop hands over to telemetry.
+
+Times are Unix nanoseconds; ids are integers as in the OTel API; durations are seconds.
+A record holds no body, no header and no exception, so keeping one keeps nothing else.
+"""
+
+from typing import NamedTuple, TypeAlias
+
+from otel_intercept.failure import Failure
+from otel_intercept.semconv import (
+    Dialect,
+    ErrorType,
+    ExchangeOutcome,
+    RolloutOutcome,
+)
+
+AttributeValue: TypeAlias = str | bool | int | float | tuple[str, ...]
+Attributes: TypeAlias = tuple[tuple[str, AttributeValue], ...]
+
+
+class RolloutRef(NamedTuple):
+    """What every record says about its rollout; made once when the rollout opens.
+
+    ``span_id`` is the root span's. ``parent_span_id`` is set when the rollout joined a
+    trace that another process had started.
+    """
+
+    rollout_id: str
+    trace_id: int
+    span_id: int
+    parent_span_id: int | None
+    sampled: bool
+    start_ns: int
+    attributes: Attributes
+
+
+class RolloutStarted(NamedTuple):
+    """A rollout opened: becomes the ``rollout.started`` marker span."""
+
+    rollout: RolloutRef
+    span_id: int
+
+
+class RolloutEnded(NamedTuple):
+    """A rollout closed: becomes the root span."""
+
+    rollout: RolloutRef
+    end_ns: int
+    outcome: RolloutOutcome
+    exchanges: int
+    failures: int
+    failure: Failure | None
+
+
+class Request(NamedTuple):
+    """What is known when a request comes in; nothing in it is the agent's text.
+
+    Args:
+        method: HTTP method, or ``_OTHER``.
+        route: The route's template, never the path.
+        scheme: ``http`` or ``https``.
+        dialect: The API shape that the route ends in.
+        retry_count: The agent SDK's own count of this try, or None.
+        link: Trace id and span id of the agent's ``traceparent``, or None.
+    """
+
+    method: str
+    route: str
+    scheme: str
+    dialect: Dialect
+    retry_count: int | None = None
+    link: tuple[int, int] | None = None
+
+
+class UpstreamWait(NamedTuple):
+    """One wait for the upstream: becomes a ``chat {model}`` span below the exchange.
+
+    ``error_type`` is None when the call succeeded or was cancelled.
+    """
+
+    span_id: int
+    start_ns: int
+    end_ns: int
+    error_type: ErrorType | None
+
+
+class StreamFacts(NamedTuple):
+    """What was written of an SSE body. Gaps are between chunks, not keepalives."""
+
+    chunks: int
+    bytes: int
+    keepalives: int
+    max_gap_s: float
+    time_to_first_chunk_s: float | None
+
+
+class ExchangeEnded(NamedTuple):
+    """An exchange ended: becomes a SERVER span, its event and its upstream waits.
+
+    ``link`` is the (trace id, span id) that the agent sent as ``traceparent``.
+    ``request`` and ``response`` are the allow-listed GenAI attributes.
+    ``failure_ns`` is when the failure was seen; set exactly when ``failure`` is.
+    """
+
+    rollout: RolloutRef
+    span_id: int
+    exchange_index: int
+    start_ns: int
+    end_ns: int
+    method: str
+    route: str
+    scheme: str
+    dialect: Dialect
+    stream: bool
+    status: int | None
+    outcome: ExchangeOutcome
+    failure: Failure | None
+    failure_ns: int | None
+    retry_count: int | None
+    link: tuple[int, int] | None
+    facts: StreamFacts | None
+    model: str | None
+    request: Attributes
+    response: Attributes
+    waits: tuple[UpstreamWait, ...]
+
+
+class FailureSeen(NamedTuple):
+    """A failure outside any open exchange: becomes a short span below the root.
+
+    ``exchange_span_id`` links to the exchange that it came too late for.
+    """
+
+    rollout: RolloutRef
+    span_id: int
+    at_ns: int
+    failure: Failure
+    exchange_span_id: int | None
+
+
+class ExchangeRejected(NamedTuple):
+    """A request for a rollout that is not open: counted, makes no span."""
+
+    dialect: Dialect
+
+
+Record: TypeAlias = (
+    RolloutStarted | RolloutEnded | ExchangeEnded | FailureSeen | ExchangeRejected
+)

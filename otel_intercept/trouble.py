@@ -1,0 +1,132 @@
+"""Keep the first cause of trouble in an exchange, and fail its rollout once."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from otel_intercept import failure as failures
+from otel_intercept.errors import InterceptionError, RolloutError, StreamInterrupted
+from otel_intercept.failure import Failure
+from otel_intercept.ids import new_span_id
+from otel_intercept.outcome import Answer, Cause, error_class, error_class_so_far
+from otel_intercept.owner import Owner
+from otel_intercept.record import FailureSeen
+from otel_intercept.semconv import ErrorType, ExchangeOutcome, Origin, Phase
+
+_PROXY_PHASES: Final = frozenset(
+    {Phase.PREPARE, Phase.KEEPALIVE, Phase.CHUNK, Phase.EOF, Phase.HANDLER}
+)
+
+_DERIVED: Final = {
+    ExchangeOutcome.SILENT_EMPTY: (ErrorType.UPSTREAM_EMPTY, Origin.UPSTREAM),
+    ExchangeOutcome.NO_TERMINAL: (ErrorType.UPSTREAM_TRUNCATED, Origin.UPSTREAM),
+}
+
+
+def describe(owner: Owner, exc: BaseException, phase: Phase) -> Failure:
+    """Describe an exception; in the proxy's own phases the unknown is its own error."""
+    default = ErrorType.HANDLER_ERROR if phase in _PROXY_PHASES else ErrorType.OTHER
+    return failures.describe(
+        exc, phase=phase, key=owner.fingerprint_key, default=default
+    )
+
+
+def fail_separately(
+    owner: Owner, failure: Failure, exchange_span_id: int, *, streamed: bool
+) -> None:
+    """Record a failure beside its exchange: it came second, or after the end."""
+    if owner.stopped:
+        return
+    seen = FailureSeen(
+        owner.ref, new_span_id(), time.time_ns(), failure, exchange_span_id
+    )
+    owner.emit(seen, begun=False)
+    error = StreamInterrupted if streamed else InterceptionError
+    owner.record_failure(failure, error, stopped=False)
+
+
+class Trouble:
+    """The first cause in time, with what was true when it came.
+
+    The rollout fails only when the cause is final, which is once the answer has begun:
+    until then a retried upstream call can take it back.
+    """
+
+    __slots__ = (
+        "_now_ns",
+        "_owner",
+        "_settled",
+        "begun",
+        "cause",
+        "failure",
+        "failure_ns",
+        "stopped",
+    )
+
+    def __init__(self, owner: Owner, now_ns: Callable[[], int]) -> None:
+        self._owner = owner
+        self._now_ns = now_ns
+        self._settled = False
+        self.begun = False
+        self.cause = Cause.NONE
+        self.failure: Failure | None = None
+        self.failure_ns: int | None = None
+        self.stopped = False
+
+    def note(self, cause: Cause, failure: Failure | None, answer: Answer) -> None:
+        """Take the cause if it is the first, and settle it if the answer has begun."""
+        if self.cause is not Cause.NONE:
+            return
+        self.cause = cause
+        self.begun = answer is not Answer.NONE
+        self.stopped = self._owner.stopped
+        self._set_failure(failure)
+        if self.begun:
+            self.settle(answer)
+
+    def settle(
+        self, answer: Answer, outcome_error: type[RolloutError] | None = None
+    ) -> None:
+        """Make the failure count for the rollout. Idempotent; no-op without one."""
+        if self.failure is None or self._settled:
+            return
+        self._settled = True
+        error = outcome_error or error_class_so_far(
+            self.cause, answer, begun=self.begun
+        )
+        self._owner.record_failure(self.failure, error, stopped=self.stopped)
+
+    def recover(self) -> None:
+        """Take an upstream failure back that a later upstream call made good."""
+        if self.cause is Cause.UPSTREAM_FAILED and not self._settled:
+            self.cause = Cause.NONE
+            self._set_failure(None)
+
+    def conclude(
+        self,
+        outcome: ExchangeOutcome,
+        answer: Answer,
+        status: int | None,
+    ) -> None:
+        """Bring the failure in line with the outcome: present exactly if it is one."""
+        error = error_class(outcome)
+        if error is None:
+            self._set_failure(None)
+            return
+        if self.failure is None:
+            self._set_failure(self._derive(outcome, status))
+        self.settle(answer, error)
+
+    def _set_failure(self, failure: Failure | None) -> None:
+        self.failure = failure
+        self.failure_ns = None if failure is None else self._now_ns()
+
+    def _derive(self, outcome: ExchangeOutcome, status: int | None) -> Failure:
+        key = self._owner.fingerprint_key
+        if outcome is ExchangeOutcome.UPSTREAM_FAILED and status is not None:
+            return failures.from_status(status, phase=Phase.HANDLER, key=key)
+        fallback = (ErrorType.HANDLER_ERROR, Origin.PROXY)
+        error_type, origin = _DERIVED.get(outcome, fallback)
+        return failures.without_exception(
+            error_type, phase=Phase.EOF, origin=origin, status=status, key=key
+        )

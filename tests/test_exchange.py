@@ -1,0 +1,332 @@
+"""The exchange by itself: branches that sockets reach only by luck of timing."""
+
+import asyncio
+import time
+import weakref
+from collections.abc import Callable
+
+import pytest
+from opentelemetry.trace import SpanKind
+
+from otel_intercept import (
+    ErrorType,
+    Exchange,
+    ExchangeOutcome,
+    Phase,
+    Rollout,
+    RolloutRegistry,
+    StreamInterrupted,
+)
+from otel_intercept.record import Request
+from otel_intercept.semconv import Dialect
+from otel_intercept.testing import TelemetryRecorder
+from otel_intercept.upstream import MAX_WAITS
+
+SECRET = "sk-canary-13b7aa"
+REQUEST = Request("POST", "/{id}/chat/completions", "http", Dialect.CHAT_COMPLETIONS)
+CHUNK = b'data: {"choices": []}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+Step = Callable[[Exchange], None]
+
+
+class Agent:
+    """An agent that is there until it leaves."""
+
+    def __init__(self) -> None:
+        self.is_there = True
+
+
+def start(rollout: Rollout, agent: Agent | None = None) -> Exchange:
+    """Start an exchange with an agent that can leave."""
+    agent = agent or Agent()
+    return rollout.start_exchange(REQUEST, agent_present=lambda: agent.is_there)
+
+
+def begin(exchange: Exchange) -> None:
+    """Begin a stream."""
+    exchange.answer_began(200, event_stream=True)
+
+
+def stream_and_end(exchange: Exchange) -> None:
+    """Deliver a whole stream."""
+    begin(exchange)
+    exchange.answer_wrote(CHUNK + DONE)
+    exchange.answer_ended()
+
+
+def raise_in_handler(exchange: Exchange) -> None:
+    """Let an exception escape from the handler."""
+    exchange.handler_raised(ValueError(SECRET))
+
+
+def fail_write(exchange: Exchange) -> None:
+    """Let a write fail as it does when the agent is gone."""
+    exchange.write_failed(ConnectionResetError(), phase=Phase.EOF)
+
+
+def return_and_fail_write(exchange: Exchange) -> None:
+    """Let aiohttp find out that the agent is gone, after the handler."""
+    exchange.handler_returned()
+    fail_write(exchange)
+
+
+@pytest.mark.parametrize(
+    ("steps", "outcome"),
+    [
+        ([stream_and_end, raise_in_handler], ExchangeOutcome.OK),
+        ([return_and_fail_write], ExchangeOutcome.AGENT_GONE),
+        ([begin, return_and_fail_write], ExchangeOutcome.CUT),
+        ([begin, fail_write, raise_in_handler], ExchangeOutcome.CUT),
+        ([raise_in_handler, fail_write], ExchangeOutcome.HANDLER_FAILED),
+    ],
+)
+def test_the_first_cause_decides(
+    registry: RolloutRegistry, steps: list[Step], outcome: ExchangeOutcome
+) -> None:
+    """Each sequence of facts ends as its first cause says."""
+    exchange = start(registry.open("r1"))
+
+    for step in steps:
+        step(exchange)
+    exchange.finish()
+
+    assert exchange.outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("closed", "outcome"),
+    [(False, ExchangeOutcome.AGENT_GONE), (True, ExchangeOutcome.CANCELLED)],
+)
+def test_a_cancelled_handler_is_teardown_or_a_lost_agent(
+    registry: RolloutRegistry, closed: bool, outcome: ExchangeOutcome
+) -> None:
+    """A handler cancelled after its agent left is agent_gone, otherwise cancelled."""
+    agent = Agent()
+    exchange = start(registry.open("r1"), agent)
+    agent.is_there = False
+    if closed:
+        registry.close("r1")
+
+    exchange.handler_cancelled()
+    exchange.finish()
+
+    assert exchange.outcome is outcome
+
+
+async def test_a_failed_future_counts_before_asyncio_tells(
+    registry: RolloutRegistry,
+) -> None:
+    """A handler that awaits a failed future goes on at once; so does the outcome."""
+    state: dict[str, object] = {}
+    rollout = registry.open("r1", state=state)
+    exchange = start(rollout)
+    future = exchange.watch(asyncio.get_running_loop().create_future())
+    future.set_exception(TimeoutError(SECRET))
+
+    begin(exchange)
+
+    assert type(state["error"]) is StreamInterrupted
+    assert exchange.failure is not None
+    assert exchange.failure.error_type is ErrorType.UPSTREAM_TIMEOUT
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_a_failure_after_the_end_is_late(
+    recorder: TelemetryRecorder, registry: RolloutRegistry, stopped: bool
+) -> None:
+    """A late failure is counted once beside its exchange, unless it is tail noise."""
+    rollout = registry.open("r1")
+    exchange = start(rollout)
+    future = exchange.watch(asyncio.get_running_loop().create_future())
+    stream_and_end(exchange)
+    exchange.handler_returned()
+    if stopped:
+        rollout.stop("done")
+
+    future.set_exception(TimeoutError(SECRET))
+    await asyncio.sleep(0)
+    recorder.flush()
+
+    late = [span for span in recorder.spans() if span.name == "failure"]
+    assert exchange.outcome is ExchangeOutcome.OK
+    assert len(late) == rollout.failures == (0 if stopped else 1)
+    assert (rollout.error is None) is stopped
+
+
+async def test_a_failure_after_teardown_is_tail_noise(
+    recorder: TelemetryRecorder, registry: RolloutRegistry
+) -> None:
+    """What fails after its exchange was cancelled is no failure."""
+    rollout = registry.open("r1")
+    exchange = start(rollout)
+    future = exchange.watch(asyncio.get_running_loop().create_future())
+    exchange.handler_cancelled()
+    exchange.finish()
+
+    future.set_exception(TimeoutError(SECRET))
+    await asyncio.sleep(0)
+    recorder.flush()
+
+    assert rollout.failures == 0
+    assert not [span for span in recorder.spans() if span.name == "failure"]
+
+
+async def test_an_upstream_failure_behind_a_lost_agent_is_kept(
+    recorder: TelemetryRecorder, registry: RolloutRegistry
+) -> None:
+    """The upstream's failure is recorded although the agent's leaving came first."""
+    rollout = registry.open("r1")
+    exchange = start(rollout)
+    future = exchange.watch(asyncio.get_running_loop().create_future())
+    begin(exchange)
+    fail_write(exchange)
+
+    future.set_exception(TimeoutError(SECRET))
+    await asyncio.sleep(0)
+    exchange.handler_returned()
+    recorder.flush()
+
+    (beside,) = [span for span in recorder.spans() if span.name == "failure"]
+    assert exchange.outcome is ExchangeOutcome.CUT
+    assert (beside.attributes or {})["error.type"] == "upstream_timeout"
+    assert rollout.failures == 2
+    assert rollout.error is not None
+    assert rollout.error.failure.error_type is ErrorType.AGENT_DISCONNECTED
+
+
+@pytest.mark.parametrize(
+    ("phase", "outcome"),
+    [
+        (Phase.CHUNK, ExchangeOutcome.CUT),
+        (Phase.HANDLER, ExchangeOutcome.HANDLER_FAILED),
+        (Phase.UPSTREAM_CALL, ExchangeOutcome.UPSTREAM_FAILED),
+        (Phase.RESPONSE_FUTURE, ExchangeOutcome.UPSTREAM_FAILED),
+        (Phase.LATE, ExchangeOutcome.CANCELLED),
+    ],
+)
+def test_a_reported_failure_is_sorted_by_its_phase(
+    registry: RolloutRegistry, phase: Phase, outcome: ExchangeOutcome
+) -> None:
+    """What a handler reports counts as the cause that its phase names."""
+    rollout = registry.open("r1")
+    exchange = start(rollout)
+
+    exchange.fail(TimeoutError(SECRET), phase=phase)
+    exchange.finish()
+
+    assert exchange.outcome is outcome
+    assert rollout.failures == 1
+
+
+def test_a_reported_cancellation_is_no_failure(registry: RolloutRegistry) -> None:
+    """Reporting a cancellation makes the exchange cancelled."""
+    rollout = registry.open("r1")
+    exchange = start(rollout)
+
+    exchange.fail(asyncio.CancelledError(SECRET), phase=Phase.UPSTREAM_CALL)
+    exchange.finish()
+
+    assert exchange.outcome is ExchangeOutcome.CANCELLED
+    assert rollout.failures == 0
+
+
+def test_waits_are_bounded(
+    recorder: TelemetryRecorder, registry: RolloutRegistry
+) -> None:
+    """Of more upstream calls than the bound, the first ones are kept."""
+    exchange = start(registry.open("r1"))
+
+    for _ in range(MAX_WAITS + 5):
+        with exchange.upstream_call():
+            pass
+    exchange.finish()
+    recorder.flush()
+
+    waits = [span for span in recorder.spans() if span.kind is SpanKind.CLIENT]
+    assert len(waits) == MAX_WAITS
+
+
+def test_keepalives_are_no_chunks(
+    recorder: TelemetryRecorder, registry: RolloutRegistry
+) -> None:
+    """Time to the first chunk and gaps are measured between chunks only."""
+    exchange = start(registry.open("r1"))
+    begin(exchange)
+    exchange.answer_wrote(b": keepalive\n\n")
+    time.sleep(0.02)
+    exchange.answer_wrote(CHUNK)
+    time.sleep(0.01)
+    exchange.answer_wrote(b": keepalive\n\n")
+    time.sleep(0.02)
+    exchange.answer_wrote(CHUNK)
+    exchange.answer_wrote(CHUNK + DONE)
+    exchange.answer_ended()
+    exchange.handler_returned()
+    recorder.flush()
+
+    (span,) = [span for span in recorder.spans() if span.kind is SpanKind.SERVER]
+    facts = dict(span.attributes or {})
+    assert facts["intercept.stream.chunks"] == 3
+    assert facts["intercept.stream.keepalives"] == 2
+    assert facts["intercept.stream.bytes"] == 3 * len(CHUNK) + len(DONE) + 26
+    first, gap = (
+        facts["intercept.stream.time_to_first_chunk_s"],
+        facts["intercept.stream.max_gap_s"],
+    )
+    assert isinstance(first, float)
+    assert isinstance(gap, float)
+    assert first >= 0.02
+    assert gap >= 0.03
+
+
+def test_requests_and_responses_are_described_by_listed_keys_only(
+    recorder: TelemetryRecorder, registry: RolloutRegistry
+) -> None:
+    """Model, settings and usage leave; prompts, ids and everything else do not."""
+    exchange = start(registry.open("r1"))
+    exchange.describe_request(
+        {"model": "gpt-9", "max_tokens": 7, "messages": [{"content": SECRET}]}
+    )
+    with exchange.upstream_call():
+        pass
+    exchange.describe_response(
+        {
+            "id": SECRET,
+            "model": "gpt-9-mini",
+            "choices": [{"finish_reason": "stop", "message": {"content": SECRET}}],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 4},
+        }
+    )
+    exchange.answer_began(200, event_stream=False)
+    exchange.answer_ended()
+    exchange.handler_returned()
+    recorder.flush()
+
+    (chat,) = [span for span in recorder.spans() if span.kind is SpanKind.CLIENT]
+    facts = dict(chat.attributes or {})
+    assert chat.name == "chat gpt-9"
+    assert facts["gen_ai.request.max_tokens"] == 7
+    assert facts["gen_ai.response.model"] == "gpt-9-mini"
+    assert facts["gen_ai.response.finish_reasons"] == ("stop",)
+    assert facts["gen_ai.usage.input_tokens"] == 3
+    assert facts["gen_ai.usage.output_tokens"] == 4
+    assert SECRET.encode() not in recorder.exported_bytes()
+
+
+def test_a_finished_exchange_lets_go_of_its_futures(
+    registry: RolloutRegistry,
+) -> None:
+    """After the end the exchange keeps nothing of the upstream's answer alive."""
+    loop = asyncio.new_event_loop()
+    exchange = start(registry.open("r1"))
+    future: asyncio.Future[bytes] = exchange.watch(loop.create_future())
+    future.set_result(b"a completion")
+    exchange.finish()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    alive = weakref.ref(future)
+
+    del future
+
+    assert alive() is None
