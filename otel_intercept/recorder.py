@@ -1,0 +1,242 @@
+"""Hold ended records between the event loop and the translator: bounded, lock-free.
+
+There is one producer, the event loop, and one consumer, the translator. Neither waits
+for the other: the queue is a deque, every counter has a single writer, and a reader
+takes the counters in the order that keeps the balance true while they move.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Final, NamedTuple, TypeAlias
+
+from otel_intercept import semconv
+from otel_intercept.failure import Failure
+from otel_intercept.record import (
+    ExchangeEnded,
+    ExchangeRejected,
+    FailureSeen,
+    Record,
+    RolloutEnded,
+    RolloutStarted,
+)
+from otel_intercept.semconv import ExchangeOutcome
+
+CounterKey: TypeAlias = tuple[str, tuple[str | bool, ...]]
+"""An instrument's name and its label values, in the order of ``Instrument.labels``."""
+
+_RESERVE_DIVISOR: Final = 4
+
+
+class Balance(NamedTuple):
+    """What became of every record that began.
+
+    ``started == ended + open`` and ``ended == exported + failed + dropped + queued``
+    hold in every balance. Records on their way to the exporter count as queued.
+
+    Args:
+        started: Records begun: rollouts, their markers, exchanges, failures.
+        ended: Records handed over.
+        open: Records begun that have not ended.
+        exported: Records that the exporter confirmed.
+        failed: Records that the exporter refused or lost.
+        dropped: Records that never reached the exporter.
+        queued: Records that wait for export.
+    """
+
+    started: int
+    ended: int
+    open: int
+    exported: int
+    failed: int
+    dropped: int
+    queued: int
+
+
+def counter_keys(record: Record) -> tuple[CounterKey, ...]:
+    """Return every counter that the record adds one to. Values are closed labels."""
+    match record:
+        case RolloutEnded():
+            return ((semconv.ROLLOUTS.name, (record.outcome.value,)),)
+        case ExchangeEnded():
+            labels = (record.outcome.value, record.dialect.value, record.stream)
+            exchange: CounterKey = (semconv.EXCHANGES.name, labels)
+            if record.failure is None:
+                return (exchange,)
+            return (exchange, _failure_key(record.failure))
+        case FailureSeen():
+            return (_failure_key(record.failure),)
+        case ExchangeRejected():
+            rejected = (ExchangeOutcome.REJECTED.value, record.dialect.value, False)
+            return ((semconv.EXCHANGES.name, rejected),)
+        case RolloutStarted():
+            return ()
+
+
+class Recorder:
+    """A bounded queue of ended records that knows what became of each.
+
+    ``begin`` and ``put`` belong to one thread, the event loop's; ``take``, ``settle``
+    and ``close`` to the translator's. ``balance``, ``tally`` and the lengths may be
+    read anywhere.
+
+    Args:
+        queue_size: Records that may wait. Ended rollouts and failures may use a
+            reserve on top: a quarter of it, or, if that is more, one place for each of
+            the most rollouts that were ever open at once, so that a burst of rollout
+            ends loses nothing.
+        spans: Whether records become spans. Without, none counts in the balance.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_dropped",
+        "_ended",
+        "_exported",
+        "_failed",
+        "_most_open_rollouts",
+        "_open_rollouts",
+        "_queue",
+        "_queue_size",
+        "_refused",
+        "_spans",
+        "_started",
+        "_tally",
+    )
+
+    def __init__(self, queue_size: int, *, spans: bool = True) -> None:
+        self._queue: deque[Record] = deque()
+        self._queue_size = queue_size
+        self._spans = spans
+        self._tally: dict[CounterKey, int] = {}
+        self._started = 0
+        self._ended = 0
+        self._dropped = 0
+        self._exported = 0
+        self._failed = 0
+        self._refused = 0
+        self._open_rollouts = 0
+        self._most_open_rollouts = 0
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    @property
+    def open_rollouts(self) -> int:
+        """Rollouts started and not ended, sampled or not, dropped or not."""
+        return self._open_rollouts
+
+    def has_span(self, record: Record) -> bool:
+        """Tell whether the record becomes a span, and so counts in the balance."""
+        if isinstance(record, ExchangeRejected):
+            return False
+        return self._spans and record.rollout.sampled
+
+    def begin(self, sampled: bool) -> None:  # noqa: FBT001 - the hot path is positional
+        """Count a record that has begun and will be put when it ends.
+
+        Args:
+            sampled: Whether its rollout is sampled; if not, it is not counted.
+        """
+        if sampled and self._spans:
+            self._started += 1
+
+    def put(self, record: Record) -> None:
+        """Hand over an ended record, or drop and count it when there is no room.
+
+        O(1); takes no lock, never blocks, never raises.
+        """
+        if isinstance(record, ExchangeRejected):
+            # It has nothing but its count, so a flood of these takes no room.
+            self._count(record)
+            return
+        if self.has_span(record):
+            self._ended += 1
+        if isinstance(record, RolloutStarted):
+            self._open_rollouts += 1
+            self._most_open_rollouts = max(
+                self._most_open_rollouts, self._open_rollouts
+            )
+        elif isinstance(record, RolloutEnded):
+            self._open_rollouts -= 1
+        waiting = len(self._queue)
+        if (waiting < self._queue_size or self._may_use_reserve(record, waiting)) and (
+            not self._closed
+        ):
+            self._queue.append(record)
+        else:
+            self._drop(record)
+
+    def take(self, limit: int) -> list[Record]:
+        """Remove and return at most ``limit`` records, oldest first."""
+        taken: list[Record] = []
+        try:
+            while len(taken) < limit:
+                taken.append(self._queue.popleft())
+        except IndexError:
+            pass
+        return taken
+
+    def settle(self, *, exported: int = 0, failed: int = 0, dropped: int = 0) -> None:
+        """Count what became of records that were taken."""
+        self._exported += exported
+        self._failed += failed
+        self._refused += dropped
+
+    def close(self) -> None:
+        """Drop what still waits and everything put from now on. Idempotent."""
+        self._closed = True
+        self._queue.clear()
+
+    def tally(self) -> Mapping[CounterKey, int]:
+        """Return a copy of how often each counter missed a record that took no place.
+
+        The counts only grow, so that a reader can keep its own last copy and add the
+        difference: nothing is reset across threads, and nothing is counted twice.
+        """
+        return self._tally.copy()
+
+    def balance(self) -> Balance:
+        """Return one consistent view of the counters."""
+        # Consumer first, producer last: a counter read later can only have grown, so
+        # no difference below is ever negative.
+        exported = self._exported
+        failed = self._failed
+        dropped = self._refused + self._dropped
+        ended = self._ended
+        started = self._started
+        queued = ended - exported - failed - dropped
+        if self._closed:
+            dropped, queued = dropped + queued, 0
+        return Balance(
+            started, ended, started - ended, exported, failed, dropped, queued
+        )
+
+    def _may_use_reserve(self, record: Record, waiting: int) -> bool:
+        # Not those open now: an ended rollout still needs the place of its end.
+        reserve = max(self._queue_size // _RESERVE_DIVISOR, self._most_open_rollouts)
+        return _is_priority(record) and waiting < self._queue_size + reserve
+
+    def _drop(self, record: Record) -> None:
+        if self.has_span(record):
+            self._dropped += 1
+        self._count(record)
+
+    def _count(self, record: Record) -> None:
+        for key in counter_keys(record):
+            self._tally[key] = self._tally.get(key, 0) + 1
+
+
+def _is_priority(record: Record) -> bool:
+    match record:
+        case RolloutEnded() | FailureSeen():
+            return True
+        case ExchangeEnded():
+            return record.failure is not None
+        case _:
+            return False
+
+
+def _failure_key(failure: Failure) -> CounterKey:
+    labels = (failure.error_type.value, failure.phase.value, failure.origin.value)
+    return (semconv.FAILURES.name, labels)

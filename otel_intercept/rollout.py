@@ -1,0 +1,238 @@
+"""One agent run: its trace, its exchanges, and at most one error, the first."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, MutableMapping
+
+from otel_intercept import failure as failures
+from otel_intercept.errors import InterceptionError, RolloutError, StreamInterrupted
+from otel_intercept.exchange import Exchange
+from otel_intercept.failure import Failure
+from otel_intercept.ids import new_span_id
+from otel_intercept.record import (
+    FailureSeen,
+    Record,
+    Request,
+    RolloutEnded,
+    RolloutRef,
+)
+from otel_intercept.semconv import ErrorType, Phase, RolloutOutcome
+from otel_intercept.telemetry import Telemetry
+
+_logger = logging.getLogger("otel_intercept.rollout")
+
+
+class Rollout:
+    """One agent run: one trace, and at most one error.
+
+    Made by `RolloutRegistry.open`. Confined to the event loop's thread. No method
+    raises.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_error",
+        "_exchanges",
+        "_failures",
+        "_first_failure",
+        "_open_exchanges",
+        "_outcome",
+        "_stop_reason",
+        "_stopped",
+        "_telemetry",
+        "ref",
+        "state",
+    )
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        ref: RolloutRef,
+        state: MutableMapping[str, object] | None,
+        open_exchanges: set[Exchange],
+    ) -> None:
+        self._telemetry = telemetry
+        self._open_exchanges = open_exchanges
+        self.ref = ref
+        self.state = state
+        self._closed = False
+        self._error: RolloutError | None = None
+        self._exchanges = 0
+        self._failures = 0
+        self._first_failure: Failure | None = None
+        self._outcome: RolloutOutcome | None = None
+        self._stop_reason: str | None = None
+        self._stopped = False
+
+    @property
+    def rollout_id(self) -> str:
+        """The id that it was opened with."""
+        return self.ref.rollout_id
+
+    @property
+    def trace_id(self) -> str:
+        """The trace id, 32 lower-case hex digits."""
+        return f"{self.ref.trace_id:032x}"
+
+    @property
+    def traceparent(self) -> str:
+        """The W3C header value under which others join this rollout's trace."""
+        flags = 1 if self.ref.sampled else 0
+        return f"00-{self.ref.trace_id:032x}-{self.ref.span_id:016x}-{flags:02x}"
+
+    @property
+    def error(self) -> RolloutError | None:
+        """The first failure as a typed error, also when the state had one already."""
+        return self._error
+
+    @property
+    def outcome(self) -> RolloutOutcome | None:
+        """How it ended, or None while it is open."""
+        return self._outcome
+
+    @property
+    def exchanges(self) -> int:
+        """How many exchanges have started."""
+        return self._exchanges
+
+    @property
+    def failures(self) -> int:
+        """How many failures were counted, the first one included."""
+        return self._failures
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it has stopped cleanly: by `stop` or ``state["prompt_too_long"]``."""
+        return self._stopped or _is_set(self.state, "prompt_too_long")
+
+    @property
+    def stop_reason(self) -> str | None:
+        """What `stop` was called with. Stays in the process: it may be any text."""
+        return self._stop_reason
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
+        return self._closed
+
+    @property
+    def fingerprint_key(self) -> bytes:
+        """The key that makes fingerprints comparable."""
+        return self._telemetry.settings.fingerprint_key
+
+    def fail(
+        self, exc: BaseException, *, phase: Phase, streaming: bool = False
+    ) -> RolloutError:
+        """Record a failure that no exchange saw, and fail the rollout.
+
+        The first failure wins: later ones are counted and exported, but do not touch
+        the state. Nothing is written on a state that has an error or that has stopped
+        cleanly. A cancellation is returned as an error but counts as nothing.
+
+        Args:
+            exc: What was raised. It is described here and not kept.
+            phase: Where it broke.
+            streaming: Whether the agent was being sent a stream.
+
+        Returns:
+            A new error that is safe to store, log and send. Do not raise it while
+            handling ``exc``: Python would attach that as its ``__context__``.
+        """
+        default = ErrorType.HANDLER_ERROR if phase is Phase.HANDLER else ErrorType.OTHER
+        failure = failures.describe(
+            exc, phase=phase, key=self.fingerprint_key, default=default
+        )
+        error = StreamInterrupted if streaming else InterceptionError
+        stopped = self.stopped
+        if not (stopped or failures.is_cancellation(exc)):
+            seen = FailureSeen(self.ref, new_span_id(), time.time_ns(), failure, None)
+            self.emit(seen, begun=False)
+            self.record_failure(failure, error, stopped=stopped)
+        return error(failure)
+
+    def stop(self, reason: str) -> None:
+        """Note a clean stop: what fails from now on is tail noise, no error.
+
+        Args:
+            reason: For the caller's own use; it is never exported.
+        """
+        self._stopped = True
+        self._stop_reason = reason
+
+    def start_exchange(
+        self, request: Request, *, agent_present: Callable[[], bool]
+    ) -> Exchange:
+        """Start an exchange. For adapters, such as the middleware."""
+        exchange = Exchange(
+            self, request, index=self._exchanges, agent_present=agent_present
+        )
+        self._exchanges += 1
+        self._open_exchanges.add(exchange)
+        self._telemetry.begin(self.ref.sampled)
+        return exchange
+
+    def exchange_ended(self, exchange: object) -> None:
+        """Let go of an exchange that has ended."""
+        if isinstance(exchange, Exchange):
+            self._open_exchanges.discard(exchange)
+
+    def record_failure(
+        self, failure: Failure, error: type[RolloutError], *, stopped: bool
+    ) -> None:
+        """Count a failure, and set the error if it is the first one that counts.
+
+        Args:
+            failure: What happened.
+            error: The class that the state gets.
+            stopped: Whether the rollout had stopped cleanly before it happened.
+        """
+        if stopped:
+            return
+        self._failures += 1
+        if self._first_failure is None:
+            self._first_failure = failure
+        if self._error is not None or self._closed:
+            return
+        self._error = error(failure)
+        if self.state is None or _is_set(self.state, "error"):
+            return
+        try:
+            self.state["error"] = self._error
+        except Exception:  # noqa: BLE001 - a host's mapping may refuse; traffic goes on
+            _logger.warning("the state of a rollout refused its error")
+
+    def emit(self, record: Record, *, begun: bool) -> None:
+        """Hand a record to telemetry, and count it as begun unless it was."""
+        if not begun:
+            self._telemetry.begin(self.ref.sampled)
+        self._telemetry.put(record)
+
+    def close(self, outcome: RolloutOutcome | None) -> None:
+        """End it. For `RolloutRegistry.close`. Idempotent."""
+        if self._closed:
+            return
+        self._outcome = outcome or self._earned()
+        self._closed = True
+        ended = RolloutEnded(
+            self.ref,
+            time.time_ns(),
+            self._outcome,
+            self._exchanges,
+            self._failures,
+            self._first_failure,
+        )
+        self.emit(ended, begun=True)
+
+    def _earned(self) -> RolloutOutcome:
+        if self._error is not None or _is_set(self.state, "error"):
+            return RolloutOutcome.FAILED
+        return RolloutOutcome.STOPPED if self.stopped else RolloutOutcome.COMPLETED
+
+
+def _is_set(state: Mapping[str, object] | None, key: str) -> bool:
+    if state is None:
+        return False
+    try:
+        return bool(state.get(key))
+    except Exception:  # noqa: BLE001 - a host's mapping may misbehave; traffic goes on
+        return False

@@ -1,0 +1,84 @@
+"""Set telemetry up from the standard OTel environment variables, and wind it down."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from otel_intercept.sdk.environment import Environment, read_environment
+from otel_intercept.sdk.export_logs import ExportLogs
+from otel_intercept.sdk.exporters import build_metric_exporter, build_span_exporter
+from otel_intercept.sdk.otlp_reader import EventLine, SpanLine, read_spans
+from otel_intercept.telemetry import Telemetry
+from otel_intercept.translate.guarded import GuardedMetricReader
+
+__all__ = ["EventLine", "SpanLine", "configure", "read_spans"]
+
+
+@contextmanager
+def configure(
+    environ: Mapping[str, str] = os.environ, *, service_name: str | None = None
+) -> Iterator[Telemetry]:
+    """Set telemetry up from environment variables, for the length of a block.
+
+    Honours ``OTEL_SDK_DISABLED``, ``OTEL_SERVICE_NAME``, ``OTEL_RESOURCE_ATTRIBUTES``,
+    ``OTEL_{TRACES,METRICS}_EXPORTER`` (``otlp``, ``console``, ``otlp_json_file``, a
+    list of them, or ``none``), ``OTEL_EXPORTER_OTLP_{,TRACES_,METRICS_}`` + ``ENDPOINT
+    PROTOCOL HEADERS TIMEOUT COMPRESSION CERTIFICATE CLIENT_KEY CLIENT_CERTIFICATE
+    INSECURE``, ``OTEL_TRACES_SAMPLER`` and its ``_ARG``, ``OTEL_BSP_SCHEDULE_DELAY``,
+    ``OTEL_BSP_MAX_QUEUE_SIZE``, ``OTEL_BSP_MAX_EXPORT_BATCH_SIZE``,
+    ``OTEL_METRIC_EXPORT_INTERVAL`` and ``OTEL_METRICS_EXEMPLAR_FILTER``; of our own,
+    ``OTEL_INTERCEPT_FILE`` (also writes spans to this file), ``OTEL_INTERCEPT_MODELS``
+    and ``OTEL_INTERCEPT_FINGERPRINT_KEY``.
+
+    While it lasts, the loggers of the exporters write constant messages only. When it
+    ends, telemetry is shut down within 5 seconds; this blocks, also on an event loop,
+    so end open work before. No provider is made global. Metrics are cumulative, so that
+    a lost export loses no count.
+
+    Args:
+        environ: The variables. When another mapping is given, nothing of ours reads
+            ``os.environ``; requests still takes its proxies from there, and the SDK's
+            meters fall silent if ``OTEL_SDK_DISABLED`` is true there.
+        service_name: The ``service.name`` when the variables give none.
+
+    Yields:
+        The telemetry; a disabled one when the variables leave nothing to export.
+
+    Raises:
+        ConfigurationError: A variable has a value that is not allowed. The message has
+            its name and what is allowed, not the value.
+    """
+    environment = read_environment(environ, service_name=service_name)
+    if environment is None:
+        yield Telemetry()
+        return
+    logs = ExportLogs()
+    # Before the exporters are made, since making them logs malformed headers.
+    logs.install()
+    telemetry = None
+    try:
+        telemetry = _build(environment)
+        logs.install()
+        yield telemetry
+    finally:
+        if telemetry is not None:
+            telemetry.shutdown()
+        # An export that was given up still runs, and may still log.
+        if telemetry is None or telemetry.idle:
+            logs.remove()
+
+
+def _build(environment: Environment) -> Telemetry:
+    span_exporter = build_span_exporter(environment.traces)
+    metric_exporter = build_metric_exporter(environment.metrics)
+    reader = None
+    if metric_exporter is not None:
+        reader = GuardedMetricReader(
+            metric_exporter, interval_s=environment.metric_interval_s
+        )
+    return Telemetry(
+        span_exporter=span_exporter,
+        metric_reader=reader,
+        resource=environment.resource,
+        settings=environment.settings,
+    )

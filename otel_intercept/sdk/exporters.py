@@ -1,0 +1,178 @@
+"""Build the SDK's exporters from what was read, not from ``os.environ``."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import (
+    OTLPMetricExporter as GrpcMetricExporter,
+)
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
+    OTLPSpanExporter as GrpcSpanExporter,
+)
+from opentelemetry.exporter.otlp.proto.http import Compression as HttpCompression
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import (
+    OTLPMetricExporter as HttpMetricExporter,
+)
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
+    OTLPSpanExporter as HttpSpanExporter,
+)
+from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, MetricExporter
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
+
+from otel_intercept.errors import ConfigurationError
+from otel_intercept.sdk.environment import Outputs
+from otel_intercept.sdk.fan_out import FanOutMetricExporter, FanOutSpanExporter
+from otel_intercept.sdk.http_session import ExportSession
+from otel_intercept.sdk.otlp_file import OtlpFileMetricExporter, OtlpFileSpanExporter
+from otel_intercept.sdk.target import Target
+
+T = TypeVar("T")
+
+
+class _Headers(tuple[tuple[str, str], ...]):
+    """gRPC metadata, true when empty: a false one is read from ``os.environ``."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def build_span_exporter(outputs: Outputs) -> SpanExporter | None:
+    """Return an exporter to all the outputs, the file first; None without outputs.
+
+    Raises:
+        ConfigurationError: A file or a TLS credential cannot be used.
+    """
+    exporters: list[SpanExporter] = []
+    if outputs.file is not None:
+        exporters.append(_open(OtlpFileSpanExporter, outputs.file))
+    if outputs.console:
+        exporters.append(ConsoleSpanExporter(out=sys.stdout))
+    if outputs.target is not None:
+        build = _grpc_spans if outputs.target.grpc else _http_spans
+        exporters.append(_connect(build, outputs.target))
+    return FanOutSpanExporter.of(exporters)
+
+
+def build_metric_exporter(outputs: Outputs) -> MetricExporter | None:
+    """Return an exporter to all the outputs, the file first; None without outputs.
+
+    Raises:
+        ConfigurationError: A file or a TLS credential cannot be used.
+    """
+    exporters: list[MetricExporter] = []
+    if outputs.file is not None:
+        exporters.append(_open(OtlpFileMetricExporter, outputs.file))
+    if outputs.console:
+        exporters.append(ConsoleMetricExporter(out=sys.stdout))
+    if outputs.target is not None:
+        build = _grpc_metrics if outputs.target.grpc else _http_metrics
+        exporters.append(_connect(build, outputs.target))
+    return FanOutMetricExporter.of(exporters)
+
+
+def _http_spans(target: Target) -> SpanExporter:
+    session = ExportSession(target.headers)
+    exporter = HttpSpanExporter(
+        endpoint=target.endpoint,
+        headers=dict(target.headers),
+        timeout=target.timeout_s,
+        compression=HttpCompression(target.compression),
+        session=session,
+    )
+    _set_tls(session, target)
+    return exporter
+
+
+def _http_metrics(target: Target) -> MetricExporter:
+    session = ExportSession(target.headers)
+    exporter = HttpMetricExporter(
+        endpoint=target.endpoint,
+        headers=dict(target.headers),
+        timeout=target.timeout_s,
+        compression=HttpCompression(target.compression),
+        session=session,
+    )
+    _set_tls(session, target)
+    return exporter
+
+
+def _set_tls(session: ExportSession, target: Target) -> None:
+    # After the exporter, which sets both on its session from ``os.environ``.
+    session.verify = target.certificate or True
+    if target.client_certificate is not None and target.client_key is not None:
+        session.cert = (target.client_certificate, target.client_key)
+    else:
+        session.cert = target.client_certificate
+
+
+def _grpc_spans(target: Target) -> SpanExporter:
+    return GrpcSpanExporter(
+        endpoint=target.endpoint,
+        insecure=not target.secure,
+        credentials=_credentials(target),
+        headers=_Headers(target.headers),
+        timeout=target.timeout_s,
+        compression=_grpc_compression(target),
+    )
+
+
+def _grpc_metrics(target: Target) -> MetricExporter:
+    return GrpcMetricExporter(
+        endpoint=target.endpoint,
+        insecure=not target.secure,
+        credentials=_credentials(target),
+        headers=_Headers(target.headers),
+        timeout=target.timeout_s,
+        compression=_grpc_compression(target),
+    )
+
+
+def _credentials(target: Target) -> grpc.ChannelCredentials | None:
+    if not target.secure:
+        return None
+    return grpc.ssl_channel_credentials(
+        root_certificates=_read(target.certificate),
+        private_key=_read(target.client_key),
+        certificate_chain=_read(target.client_certificate),
+    )
+
+
+def _read(path: str | None) -> bytes | None:
+    return None if path is None else Path(path).read_bytes()
+
+
+def _grpc_compression(target: Target) -> grpc.Compression:
+    if target.compression == "gzip":
+        return grpc.Compression.Gzip
+    return grpc.Compression.NoCompression
+
+
+def _open(build: Callable[[Path], T], path: Path) -> T:
+    built = _attempt(lambda: build(path))
+    if built is None:
+        raise ConfigurationError(
+            "OTEL_INTERCEPT_FILE must name a file that can be written"
+        )
+    return built
+
+
+def _connect(build: Callable[[Target], T], target: Target) -> T:
+    built = _attempt(lambda: build(target))
+    if built is None:
+        raise ConfigurationError(
+            "the OTLP exporter cannot be made: check the certificate, client key and "
+            "client certificate of OTEL_EXPORTER_OTLP_*"
+        )
+    return built
+
+
+def _attempt(build: Callable[[], T]) -> T | None:
+    try:
+        return build()
+    except Exception:  # noqa: BLE001 - its text may hold a path or a value
+        return None

@@ -1,0 +1,116 @@
+"""Send the same telemetry to several exporters; exported is what all of them took."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+)
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from otel_intercept.translate.complaints import Complaints
+
+T = TypeVar("T")
+
+_logger: Final = logging.getLogger("otel_intercept.sdk")
+
+
+class FanOutSpanExporter(SpanExporter):
+    """Exports to each exporter in turn; one that fails or raises stops no other.
+
+    Args:
+        exporters: Where the spans go.
+    """
+
+    def __init__(self, exporters: Sequence[SpanExporter]) -> None:
+        self._exporters = tuple(exporters)
+        self._complaints = Complaints(_logger)
+
+    @staticmethod
+    def of(exporters: Sequence[SpanExporter]) -> SpanExporter | None:
+        """Return one exporter to all of them; None for none."""
+        if len(exporters) > 1:
+            return FanOutSpanExporter(exporters)
+        return exporters[0] if exporters else None
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Export to all; SUCCESS only when all succeeded. Never raises."""
+        results = [
+            _attempt(partial(exporter.export, spans), self._complaints)
+            for exporter in self._exporters
+        ]
+        if all(result is SpanExportResult.SUCCESS for result in results):
+            return SpanExportResult.SUCCESS
+        return SpanExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        """Shut all down. Never raises."""
+        for exporter in self._exporters:
+            _attempt(exporter.shutdown, self._complaints)
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Flush all; True when all did. Never raises."""
+        results = [
+            _attempt(partial(exporter.force_flush, timeout_millis), self._complaints)
+            for exporter in self._exporters
+        ]
+        return all(results)
+
+
+class FanOutMetricExporter(MetricExporter):
+    """Exports to each exporter in turn; one that fails or raises stops no other.
+
+    Args:
+        exporters: Where the metrics go.
+    """
+
+    def __init__(self, exporters: Sequence[MetricExporter]) -> None:
+        super().__init__()
+        self._exporters = tuple(exporters)
+        self._complaints = Complaints(_logger)
+
+    @staticmethod
+    def of(exporters: Sequence[MetricExporter]) -> MetricExporter | None:
+        """Return one exporter to all of them; None for none."""
+        if len(exporters) > 1:
+            return FanOutMetricExporter(exporters)
+        return exporters[0] if exporters else None
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: object
+    ) -> MetricExportResult:
+        """Export to all; SUCCESS only when all succeeded. Never raises."""
+        export = [
+            partial(exporter.export, metrics_data, timeout_millis)
+            for exporter in self._exporters
+        ]
+        results = [_attempt(call, self._complaints) for call in export]
+        if all(result is MetricExportResult.SUCCESS for result in results):
+            return MetricExportResult.SUCCESS
+        return MetricExportResult.FAILURE
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Flush all; True when all did. Never raises."""
+        results = [
+            _attempt(partial(exporter.force_flush, timeout_millis), self._complaints)
+            for exporter in self._exporters
+        ]
+        return all(results)
+
+    def shutdown(self, timeout_millis: float = 30_000, **_: object) -> None:
+        """Shut all down. Never raises."""
+        for exporter in self._exporters:
+            _attempt(partial(exporter.shutdown, timeout_millis), self._complaints)
+
+
+def _attempt(call: Callable[[], T], complaints: Complaints) -> T | None:
+    try:
+        return call()
+    except Exception:  # noqa: BLE001 - one exporter's mistake, whose text may leak
+        complaints.warn("an exporter raised; what it was given counts as failed")
+        return None

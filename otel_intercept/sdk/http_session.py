@@ -1,0 +1,132 @@
+"""The HTTP session of the OTLP exporters: tells the truth, and no secrets, on failure.
+
+The exporters write whatever their session raises, and the collector's reason phrase, to
+the log. So no text from outside leaves the session: not the URL, which may hold a
+token, and not what the collector says.
+"""
+
+from http import HTTPStatus
+from typing import Final
+
+import requests
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceResponse,
+)
+from requests import exceptions
+
+_CONTENT_TYPE: Final = "application/x-protobuf"
+_PROTOCOL_HEADERS: Final = frozenset(
+    {
+        "accept", "accept-encoding", "connection", "content-encoding",
+        "content-length", "content-type", "host", "user-agent",
+    }
+)  # fmt: skip
+
+# The kinds that the exporter retries come first: it looks at the class only.
+_KINDS: Final[tuple[tuple[type[exceptions.RequestException], str], ...]] = (
+    (exceptions.Timeout, "no answer in time"),
+    (exceptions.SSLError, "the TLS handshake failed"),
+    (exceptions.ProxyError, "the proxy could not be reached"),
+    (exceptions.ConnectionError, "the connection failed"),
+)
+_UNKNOWN: Final = "the request could not be made"
+
+
+class ExportSession(requests.Session):
+    """A session for one OTLP endpoint.
+
+    Raises only errors with constant texts, without a cause or context. A redirect is an
+    error, and so is an answer by which the collector rejects a part of the request: the
+    exporters take both for success.
+
+    Args:
+        headers: The headers to send. Others, such as those that the exporter takes
+            from ``os.environ``, are not sent.
+    """
+
+    def __init__(self, headers: tuple[tuple[str, str], ...]) -> None:
+        super().__init__()
+        self._own_headers = dict(headers)
+
+    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+        """Prepare a request with the session's own headers."""
+        error: requests.RequestException
+        try:
+            prepared = super().prepare_request(request)
+        except Exception as exc:  # noqa: BLE001 - its text holds the URL or a header
+            error = _textless(exc)
+        else:
+            self._replace_headers(prepared)
+            return prepared
+        raise error
+
+    def send(
+        self, request: requests.PreparedRequest, **kwargs: object
+    ) -> requests.Response:
+        """Send a request; raise unless it was taken whole."""
+        error: requests.RequestException
+        # Or else ``REQUESTS_CA_BUNDLE`` would win over the certificate asked for.
+        if self.verify is not True:
+            kwargs["verify"] = self.verify
+        try:
+            response = super().send(request, **kwargs)
+        except Exception as exc:  # noqa: BLE001 - its text holds the URL
+            error = _textless(exc)
+        else:
+            response.reason = _standard_reason(response.status_code)
+            if 300 <= response.status_code < 400:
+                raise requests.RequestException("the collector redirects elsewhere")
+            if response.status_code < 300 and _rejected(response):
+                raise requests.RequestException("the collector rejected a part")
+            return response
+        raise error
+
+    def _replace_headers(self, prepared: requests.PreparedRequest) -> None:
+        allowed = _PROTOCOL_HEADERS | self._own_headers.keys()
+        has_credentials = "@" in (prepared.url or "").split("?")[0]
+        for name in list(prepared.headers):
+            wanted = name.lower() in allowed or (
+                has_credentials and name.lower() == "authorization"
+            )
+            if not wanted:
+                del prepared.headers[name]
+        prepared.headers.update(self._own_headers)
+
+
+def kind_of(exc: Exception) -> str:
+    """Return the constant words for a kind of failed request."""
+    return next((text for kind, text in _KINDS if isinstance(exc, kind)), _UNKNOWN)
+
+
+def _textless(exc: Exception) -> requests.RequestException:
+    for kind, text in _KINDS:
+        if isinstance(exc, kind):
+            return kind(text)
+    return requests.RequestException(_UNKNOWN)
+
+
+def _standard_reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "unknown status"
+
+
+def _rejected(response: requests.Response) -> bool:
+    if response.headers.get("content-type", "").split(";")[0] != _CONTENT_TYPE:
+        return False
+    path = (response.request.url or "").split("?")[0]
+    try:
+        if path.endswith("/metrics"):
+            metrics = ExportMetricsServiceResponse.FromString(response.content)
+            rejected = metrics.partial_success.rejected_data_points
+        else:
+            traces = ExportTraceServiceResponse.FromString(response.content)
+            rejected = traces.partial_success.rejected_spans
+    except DecodeError:
+        rejected = 0
+    return rejected > 0

@@ -1,0 +1,176 @@
+"""The one telemetry object of a process: takes records, owns what is behind them."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+from otel_intercept.record import Record
+from otel_intercept.recorder import Balance, Recorder
+from otel_intercept.settings import Settings
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics.export import MetricReader
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+    from otel_intercept.translate.pipeline import Pipeline
+
+__all__ = ["Balance", "Settings", "Telemetry"]
+
+_logger: Final = logging.getLogger("otel_intercept.telemetry")
+
+
+class Telemetry:
+    """Takes ended records on the event loop and has them exported off it.
+
+    One per process, made after any fork by ``otel_intercept.sdk.configure`` or by
+    ``otel_intercept.testing.TelemetryRecorder``. Without an exporter and a reader it is
+    disabled: nothing is started, counted or imported.
+
+    ``begin``, ``put`` and ``sample`` belong to the event loop's thread; they take no
+    lock, never block and never raise. ``flush`` and ``shutdown`` block: call them in
+    an executor when a loop is running.
+
+    Args:
+        span_exporter: Where spans go. Behind the export guard, which is added here.
+            Without one, no rollout is sampled and only metrics leave.
+        metric_reader: How metrics leave. Use ``GuardedMetricReader`` (in
+            ``otel_intercept.translate.guarded``) to put the export guard before a push
+            exporter.
+        resource: Who the telemetry is from. Empty by default.
+        settings: How to sample, queue, batch and label.
+    """
+
+    def __init__(
+        self,
+        *,
+        span_exporter: "SpanExporter | None" = None,
+        metric_reader: "MetricReader | None" = None,
+        resource: "Resource | None" = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self._settings = settings or Settings()
+        self._recorder = Recorder(
+            self._settings.queue_size, spans=span_exporter is not None
+        )
+        self._callbacks: list[Callable[[], None]] = []
+        self._pipeline: Pipeline | None = None
+        self._is_shut_down = False
+        if span_exporter is None and metric_reader is None:
+            return
+        # Imported late, so that a disabled process never loads the SDK.
+        from otel_intercept.translate import pipeline
+
+        self._pipeline = pipeline.Pipeline(
+            self._recorder,
+            self._settings,
+            span_exporter=span_exporter,
+            metric_reader=metric_reader,
+            resource=resource,
+        )
+        self._pipeline.start()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is recorded."""
+        return self._pipeline is not None
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that this telemetry was made with."""
+        return self._settings
+
+    def sample(self, trace_id: int) -> bool:
+        """Decide, once per rollout, whether its spans are exported.
+
+        A sampler that raises counts as a yes: telemetry is not lost to its mistake.
+        """
+        return self._pipeline is not None and self._pipeline.sample(trace_id)
+
+    def begin(self, sampled: bool) -> None:  # noqa: FBT001 - the hot path is positional
+        """Count a record that has begun: rollout root, marker, exchange or failure.
+
+        Args:
+            sampled: Whether the record's rollout is sampled; if not, nothing counts.
+        """
+        if self._pipeline is not None:
+            self._recorder.begin(sampled)
+
+    def put(self, record: Record) -> None:
+        """Hand over an ended record: O(1), no lock, never blocks, never raises.
+
+        Records of unsampled rollouts and rejected exchanges become metrics only.
+        """
+        if self._pipeline is not None:
+            self._recorder.put(record)
+
+    def declare_attribute_keys(self, keys: Iterable[str]) -> frozenset[str]:
+        """Let operator attributes of rollouts through the export guard.
+
+        Args:
+            keys: Attribute keys, already checked for their form.
+
+        Returns:
+            The keys that may be used: at most 64 distinct ones per process, none of
+            them a key of ours. The rest is dropped and counted. Idempotent.
+        """
+        if self._pipeline is None:
+            return frozenset(keys)
+        return self._pipeline.allow_attribute_keys(keys)
+
+    def add_shutdown_callback(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called first at shutdown, to end what is still open."""
+        self._callbacks.append(callback)
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Export everything that has ended, metrics included. Blocks.
+
+        Args:
+            timeout_s: Seconds to wait at most.
+
+        Returns:
+            True when all of it was confirmed in time; False otherwise.
+        """
+        if self._pipeline is None:
+            return True
+        return self._pipeline.flush(timeout_s)
+
+    def shutdown(self, timeout_s: float = 5.0) -> Balance:
+        """Close what is open, export what can be, stop, and log the balance at INFO.
+
+        Blocks, but not beyond ``timeout_s`` seconds, also when the collector hangs:
+        what was being sent then counts as failed, what waited as dropped. Idempotent.
+
+        Returns:
+            The final balance.
+        """
+        if self._is_shut_down or self._pipeline is None:
+            return self.balance()
+        self._is_shut_down = True
+        for callback in self._callbacks:
+            try:
+                callback()
+            except Exception:  # noqa: BLE001 - shutdown goes on; the text is not ours
+                _logger.warning("a shutdown callback failed")
+        self._pipeline.shutdown(timeout_s)
+        balance = self.balance()
+        _logger.info(
+            "telemetry balance: started=%d ended=%d open=%d exported=%d failed=%d "
+            "dropped=%d queued=%d",
+            *balance,
+        )
+        if self._pipeline.held_back:
+            _logger.warning(
+                "the export guard held back %d items that are not allowed to leave",
+                self._pipeline.held_back,
+            )
+        return balance
+
+    @property
+    def idle(self) -> bool:
+        """Whether no export runs: so after a shutdown that did not have to give up."""
+        return self._pipeline is None or self._pipeline.idle
+
+    def balance(self) -> Balance:
+        """Return what became of every record so far; consistent at any time."""
+        return self._recorder.balance()

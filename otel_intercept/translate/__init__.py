@@ -1,0 +1,1 @@
+"""Turn records into OTel spans and metric points, off the event loop."""

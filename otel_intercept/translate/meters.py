@@ -1,0 +1,85 @@
+"""Own the meter provider: its instruments, its flush and its bounded shutdown."""
+
+import time
+from collections.abc import Mapping
+
+from opentelemetry.sdk.metrics import MeterProvider, TraceBasedExemplarFilter
+from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.resources import Resource
+
+from otel_intercept.recorder import Recorder
+from otel_intercept.semconv import Fate
+from otel_intercept.settings import Settings
+from otel_intercept.translate.bounded import seconds_until, within
+from otel_intercept.translate.guarded import GuardedMetricReader
+from otel_intercept.translate.metrics import (
+    BalanceInstruments,
+    Instruments,
+    ModelLabel,
+    views,
+)
+from otel_intercept.translate.scope import SCOPE
+
+
+class Meters:
+    """The metrics half of the pipeline: one provider with one reader.
+
+    Args:
+        reader: How metrics leave.
+        resource: Who they are from.
+        settings: Model names that may be labels; which measurements are exemplars.
+        recorder: Where the balance is read.
+    """
+
+    def __init__(
+        self,
+        reader: MetricReader,
+        resource: Resource,
+        settings: Settings,
+        recorder: Recorder,
+    ) -> None:
+        self._reader = reader
+        self._provider = MeterProvider(
+            metric_readers=[reader],
+            resource=resource,
+            exemplar_filter=settings.exemplar_filter or TraceBasedExemplarFilter(),
+            shutdown_on_exit=False,
+            views=views(),
+        )
+        meter = self._provider.get_meter(SCOPE.name, SCOPE.version)
+        self.instruments = Instruments(
+            meter, ModelLabel(settings.models, settings.model_cap)
+        )
+        self._balance = BalanceInstruments(
+            meter,
+            balance=recorder.balance,
+            metric_fates=self._fates,
+            open_rollouts=lambda: recorder.open_rollouts,
+        )
+
+    def flush(self, timeout_s: float) -> bool:
+        """Collect and export now. True when that was confirmed in time."""
+        lost = self._lost()
+        millis = timeout_s * 1e3
+        flushed = within(timeout_s, lambda: self._provider.force_flush(millis))
+        return flushed and self._lost() == lost
+
+    def shutdown(self, timeout_s: float) -> None:
+        """Export a last time within the budget, and stop the reader."""
+        deadline = time.monotonic() + timeout_s
+        millis = seconds_until(deadline) * 1e3
+        within(timeout_s, lambda: self._provider.shutdown(millis))
+
+    @property
+    def idle(self) -> bool:
+        """Whether no export is known to run."""
+        return not isinstance(self._reader, GuardedMetricReader) or self._reader.idle
+
+    def _fates(self) -> Mapping[Fate, int]:
+        if isinstance(self._reader, GuardedMetricReader):
+            return self._reader.fates
+        return {}
+
+    def _lost(self) -> int:
+        fates = self._fates()
+        return fates.get(Fate.FAILED, 0) + fates.get(Fate.DROPPED, 0)

@@ -1,0 +1,261 @@
+"""The background thread: takes records, translates, exports and settles them."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from queue import SimpleQueue
+from typing import Final
+
+from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.trace.sampling import Decision
+
+from otel_intercept import semconv
+from otel_intercept.record import Record
+from otel_intercept.recorder import Recorder
+from otel_intercept.settings import MAX_EXPORT_BATCH_SIZE, Settings
+from otel_intercept.translate.batch import Batch, estimated_size
+from otel_intercept.translate.bounded import seconds_until, within
+from otel_intercept.translate.complaints import Complaints
+from otel_intercept.translate.guard import Guard
+from otel_intercept.translate.guarded import export_spans
+from otel_intercept.translate.meters import Meters
+from otel_intercept.translate.scope import SCOPE
+from otel_intercept.translate.spans import SpanFactory
+from otel_intercept.translate.translator import Translator
+
+_POLL_S: Final = 0.05
+_SLICE: Final = 16
+_NAP_S: Final = 0.0002
+"""Long enough for the event loop to take the interpreter lock between two slices."""
+
+_METRICS_S: Final = 1.0
+_METRICS_SHARE: Final = 0.4
+"""Of the shutdown budget, kept for the last metrics; the lesser of the two."""
+
+_logger: Final = logging.getLogger("otel_intercept.translate")
+
+
+class Pipeline:
+    """Owns everything behind the recorder: translation, exporters, their lifetime.
+
+    Args:
+        recorder: Where the records come from and where their fate is counted.
+        settings: Batch size, delay, labels, and whether a thread is used.
+        span_exporter: Where spans go, or None.
+        metric_reader: How metrics leave, or None.
+        resource: Who the telemetry is from.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        settings: Settings,
+        *,
+        span_exporter: SpanExporter | None,
+        metric_reader: MetricReader | None,
+        resource: Resource | None,
+    ) -> None:
+        resource = resource or Resource.get_empty()
+        self._recorder = recorder
+        self._settings = settings
+        self._exporter = span_exporter
+        self._guard = Guard()
+        self._meters = (
+            None
+            if metric_reader is None
+            else Meters(metric_reader, resource, settings, recorder)
+        )
+        self._translator = Translator(
+            SpanFactory(resource, SCOPE),
+            None if self._meters is None else self._meters.instruments,
+            self._guard,
+        )
+        # Kept here while they are worked on, so that nothing raised can lose them.
+        self._taken: deque[Record] = deque()
+        self._complaints = Complaints(_logger)
+        self._batch = Batch()
+        self._batch_since = 0.0
+        self._limit = settings.export_batch_size
+        self._in_flight = 0
+        self._flushes: SimpleQueue[threading.Event] = SimpleQueue()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._abandoned = False
+        # Between this pipeline's thread and the one that shuts it down; never taken
+        # on the event loop's path.
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread, unless the settings say ``inline``."""
+        if self._settings.recorder == "thread":
+            self._thread = threading.Thread(
+                target=self._run, name="otel-intercept", daemon=True
+            )
+            self._thread.start()
+
+    def sample(self, trace_id: int) -> bool:
+        """Decide whether a rollout has spans. A sampler that raises says yes."""
+        sampler = self._settings.sampler
+        if self._exporter is None or sampler is None:
+            return self._exporter is not None
+        try:
+            result = sampler.should_sample(None, trace_id, semconv.SPAN_ROLLOUT)
+        except Exception:  # noqa: BLE001 - telemetry is not lost to foreign code
+            return True
+        return result.decision is Decision.RECORD_AND_SAMPLE
+
+    def allow_attribute_keys(self, keys: Iterable[str]) -> frozenset[str]:
+        """Let operator attributes through the guard; return those that were taken."""
+        return self._guard.declare(keys)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Export what has ended. True when all of it was confirmed in time."""
+        if self._stopping:
+            return False
+        deadline = time.monotonic() + timeout_s
+        lost = self._lost()
+        done = threading.Event()
+        self._flushes.put(done)
+        if self._thread is None:
+            self._work()
+        self._wake.set()
+        in_time = done.wait(timeout_s)
+        metrics = self._meters is None or self._meters.flush(seconds_until(deadline))
+        return in_time and metrics and self._lost() == lost
+
+    def shutdown(self, timeout_s: float) -> None:
+        """Export what can be within the budget, settle the rest, stop everything."""
+        deadline = time.monotonic() + timeout_s
+        self._stopping = True
+        self._wake.set()
+        if self._thread is None:
+            self._work()
+        else:
+            self._thread.join(timeout_s - min(_METRICS_S, timeout_s * _METRICS_SHARE))
+        with self._lock:
+            self._abandoned = True
+            self._recorder.settle(failed=self._in_flight)
+            self._in_flight = 0
+            self._recorder.close()
+            self._translator.add_tally(self._recorder.tally())
+        if self._exporter is not None:
+            within(seconds_until(deadline) / 2, self._exporter.shutdown)
+        if self._meters is not None:
+            self._meters.shutdown(seconds_until(deadline))
+
+    @property
+    def held_back(self) -> int:
+        """How many items of spans the export guard did not let out."""
+        return self._guard.dropped
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being exported, nor will be by itself."""
+        running = self._thread is not None and self._thread.is_alive()
+        return not running and (self._meters is None or self._meters.idle)
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            if len(self._recorder) < self._settings.export_batch_size:
+                self._wake.wait(_POLL_S)
+            self._wake.clear()
+            last = self._stopping
+            try:
+                self._work()
+            except BaseException:  # noqa: BLE001 - e.g. the panic of a Rust exporter
+                self._complaints.warn("the translator recovered from an error")
+            last = last or self._abandoned
+
+    def _work(self) -> None:
+        asked = self._asked_flushes()
+        everything = bool(asked) or self._stopping
+        try:
+            waiting = len(self._taken) + len(self._recorder)
+            self._translate(
+                waiting if everything else min(waiting, MAX_EXPORT_BATCH_SIZE)
+            )
+            waited = time.monotonic() - self._batch_since
+            if everything or waited >= self._settings.schedule_delay_s:
+                self._export_batch()
+        finally:
+            for done in asked:
+                done.set()
+
+    def _translate(self, number: int) -> None:
+        self._limit = max(
+            self._settings.export_batch_size, min(number, MAX_EXPORT_BATCH_SIZE)
+        )
+        while not self._abandoned and (self._taken or self._take(number)):
+            number -= 1
+            record = self._taken.popleft()
+            self._translator.measure(record)
+            if self._recorder.has_span(record):
+                self._add_to_batch(record)
+        with self._lock:
+            if not self._abandoned:
+                self._translator.add_tally(self._recorder.tally())
+
+    def _take(self, number: int) -> bool:
+        if self._thread is not None:
+            time.sleep(_NAP_S)
+        self._taken.extend(self._recorder.take(min(number, _SLICE)))
+        return bool(self._taken)
+
+    def _add_to_batch(self, record: Record) -> None:
+        spans = self._translator.spans_of(record)
+        if not spans:
+            self._recorder.settle(dropped=1)
+            return
+        full = None
+        size = estimated_size(spans)
+        if not self._batch.has_room_for(spans, size):
+            full, self._batch = self._batch, Batch()
+        if not self._batch.records:
+            self._batch_since = time.monotonic()
+        self._batch.add(spans, size)
+        if full is not None:
+            self._export(full)
+        if self._batch.records >= self._limit:
+            self._export_batch()
+
+    def _export_batch(self) -> None:
+        batch, self._batch = self._batch, Batch()
+        self._export(batch)
+
+    def _export(self, batch: Batch) -> None:
+        if not batch.records or self._exporter is None:
+            return
+        with self._lock:
+            if self._abandoned:
+                return
+            self._in_flight = batch.records
+        exported = False
+        try:
+            exported = export_spans(self._exporter, batch.spans, self._complaints)
+        finally:
+            with self._lock:
+                # Shutdown has already counted the batch if it gave up waiting for it.
+                if not self._abandoned:
+                    self._in_flight = 0
+                    settled = batch.records
+                    self._recorder.settle(
+                        exported=settled if exported else 0,
+                        failed=0 if exported else settled,
+                    )
+
+    def _asked_flushes(self) -> list[threading.Event]:
+        asked: list[threading.Event] = []
+        # Only this thread takes from the queue, so what is there stays there.
+        while not self._flushes.empty():
+            asked.append(self._flushes.get())
+        return asked
+
+    def _lost(self) -> int:
+        balance = self._recorder.balance()
+        return balance.failed + balance.dropped

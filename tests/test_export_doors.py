@@ -1,0 +1,220 @@
+"""Each side door of the exporters is shut by itself, whatever the others do."""
+
+import logging
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from requests import RequestException
+from requests.exceptions import ConnectionError as RequestsConnectionError
+from requests.exceptions import SSLError, Timeout
+
+from otel_intercept.sdk.export_logs import ExportLogs
+from otel_intercept.sdk.http_session import ExportSession
+from otel_intercept.translate.guarded import exporting
+from tests.collectors import Answer, HttpCollector, closed_port
+
+CANARY = "sk-canary-0451"
+
+EXPORTER_LOGGERS = [
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+    "opentelemetry.sdk.metrics._internal.export",
+    "opentelemetry.sdk.resources",
+    "opentelemetry.util.re",
+]
+SHARED_LOGGERS = [
+    "urllib3.connectionpool",
+    "urllib3.connection",
+    "urllib3.util.retry",
+    "grpc._channel",
+    "grpc._common",
+]
+
+
+def post(url: str, *, timeout: float = 1.0) -> RequestException:
+    """Return what a request of an exporter's session raises."""
+    with ExportSession(()) as session, pytest.raises(RequestException) as caught:
+        session.request("POST", url, data=b"", timeout=timeout, allow_redirects=False)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        (f"http://127.0.0.1:{closed_port()}/{CANARY}", RequestsConnectionError),
+        (f"https://u:{CANARY}@127.0.0.1:{closed_port()}/", RequestsConnectionError),
+        (f"http://*.{CANARY}/", RequestException),
+        (f"http://{'a' * 70}.{CANARY}/", RequestException),
+    ],
+    ids=["refused", "refused-tls", "bad-label", "long-label"],
+)
+def test_what_the_session_raises_has_no_url(
+    url: str, kind: type[RequestException]
+) -> None:
+    """The error has the class that decides on a retry, our own words, and no chain."""
+    error = post(url)
+
+    assert type(error) is kind
+    assert CANARY not in repr(error)
+    assert error.__context__ is None
+    assert error.__cause__ is None
+    assert error.request is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (Answer(hang=True), Timeout),
+        (Answer(garbage=CANARY.encode() + b"\r\n\r\n"), RequestsConnectionError),
+        (
+            Answer(
+                garbage=b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+                + CANARY.encode()
+            ),
+            RequestException,
+        ),
+        (Answer(status=302, headers=(("location", CANARY),)), RequestException),
+    ],
+    ids=["hang", "junk", "bad-chunk", "redirect"],
+)
+def test_what_the_collector_says_is_not_raised(
+    answer: Answer, kind: type[RequestException]
+) -> None:
+    """Neither junk nor a redirect's target is in the error."""
+    with HttpCollector(answer) as server:
+        error = post(f"{server.url}/v1/traces", timeout=0.2)
+
+    assert type(error) is kind
+    assert CANARY not in repr(error)
+    assert error.__context__ is None
+
+
+def test_a_plain_server_behind_https_is_a_tls_failure() -> None:
+    """A failed handshake is told apart from a lost connection."""
+    with HttpCollector() as server:
+        error = post(server.url.replace("http:", "https:"))
+
+    assert type(error) is SSLError
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(200, "OK"), (503, "Service Unavailable"), (799, "unknown status")],
+)
+def test_the_reason_phrase_is_the_standard_one(status: int, reason: str) -> None:
+    """What the collector writes beside its status does not leave the session."""
+    answer = Answer(status=status, reason=CANARY)
+    with HttpCollector(answer) as server, ExportSession(()) as session:
+        response = session.request("POST", f"{server.url}/v1/traces", data=b"")
+
+    assert response.status_code == status
+    assert response.reason == reason
+
+
+def test_only_the_own_headers_are_sent() -> None:
+    """Headers that the exporter took from elsewhere are replaced by the session's."""
+    with HttpCollector() as server, ExportSession((("x-own", "1"),)) as session:
+        session.request(
+            "POST",
+            f"{server.url}/v1/traces",
+            data=b"x",
+            headers={"X-Own": "2", "x-leak": CANARY, "authorization": CANARY},
+        )
+
+    (received,) = server.received
+    assert received.headers["x-own"] == "1"
+    assert CANARY.encode() not in received.raw
+
+
+@pytest.fixture
+def logs() -> Iterator[ExportLogs]:
+    """Install the filters for one test."""
+    logs = ExportLogs()
+    logs.install()
+    yield logs
+    logs.remove()
+
+
+@pytest.mark.usefixtures("logs")
+@pytest.mark.parametrize("name", EXPORTER_LOGGERS)
+def test_loggers_of_exporters_are_filtered(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Message, arguments, exception and stack of an exporter's record are replaced."""
+    caplog.set_level(0)
+    logger = logging.getLogger(name)
+
+    error = ValueError(CANARY)
+    logger.error("Failed %s: %s", CANARY, error, exc_info=error, stack_info=True)
+    logger.debug("sending to %s", CANARY)
+
+    (record,) = [each for each in caplog.records if each.name == name]
+    assert CANARY not in caplog.text + repr(vars(record))
+    assert record.levelno == logging.ERROR
+    assert (record.exc_info, record.exc_text, record.stack_info) == (None, None, None)
+
+
+@pytest.mark.usefixtures("logs")
+@pytest.mark.parametrize("name", SHARED_LOGGERS)
+def test_loggers_that_others_share_are_filtered_during_our_exports(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In an export they say nothing of ours; outside of it they are left alone."""
+    caplog.set_level(0)
+    logger = logging.getLogger(name)
+
+    with exporting():
+        logger.debug("POST /v1/traces?%s", CANARY)
+        logger.warning("retrying %s", CANARY)
+    inside = caplog.text
+    logger.warning("the application's own business")
+
+    assert CANARY not in inside
+    assert "reported a problem with telemetry" in inside
+    assert "the application's own business" in caplog.text
+
+
+@pytest.mark.usefixtures("logs")
+def test_only_words_of_closed_sets_are_kept(caplog: pytest.LogCaptureFixture) -> None:
+    """Signal, status and the kind of a failed request survive; nothing else does."""
+    logger = logging.getLogger(EXPORTER_LOGGERS[0])
+    arguments: list[tuple[object, ...]] = [
+        ("spans", 503, "Service Unavailable"),
+        ("metrics", grpc.StatusCode.UNAVAILABLE, CANARY),
+        (Timeout(CANARY), 7, True, CANARY),
+        (SSLError(CANARY), None, 3.5, {"a": CANARY}),
+        (CANARY, CANARY, CANARY, CANARY),
+    ]
+
+    for args in arguments:
+        logger.warning("%s " * len(args), *args)
+    logger.warning("%(key)s", {"key": CANARY})
+    logger.warning("no arguments " + CANARY)  # noqa: G003 - as a careless library does
+
+    assert CANARY not in caplog.text
+    facts = [record.getMessage().rpartition("(")[2] for record in caplog.records]
+    assert facts == [
+        "traces, HTTP 503, Service Unavailable)",
+        "metrics, gRPC UNAVAILABLE)",
+        "no answer in time)",
+        "the TLS handshake failed)",
+        "no details)",
+    ]
+
+
+def test_removing_leaves_no_filter_behind() -> None:
+    """After `remove` every logger is as it was, also when installed twice."""
+    loggers = [*map(logging.getLogger, [*EXPORTER_LOGGERS, *SHARED_LOGGERS])]
+    before = [list(logger.filters) for logger in loggers]
+    logs = ExportLogs()
+
+    logs.install()
+    logs.install()
+    during = [len(logger.filters) for logger in loggers]
+    logs.remove()
+    logs.remove()
+
+    assert during == [len(filters) + 1 for filters in before]
+    assert [list(logger.filters) for logger in loggers] == before

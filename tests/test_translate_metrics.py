@@ -1,0 +1,497 @@
+"""Every record moves the instruments of the catalogue, and only with closed labels."""
+
+import random
+from collections.abc import Mapping
+from itertools import product
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider, TraceBasedExemplarFilter
+from opentelemetry.sdk.metrics.export import (
+    HistogramDataPoint,
+    InMemoryMetricReader,
+    NumberDataPoint,
+    Sum,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    TraceFlags,
+    use_span,
+)
+
+from otel_intercept import failure as failures
+from otel_intercept import semconv
+from otel_intercept.record import ExchangeRejected, Record, StreamFacts
+from otel_intercept.recorder import Balance, counter_keys
+from otel_intercept.semconv import (
+    Dialect,
+    ErrorType,
+    ExchangeOutcome,
+    Fate,
+    Phase,
+    RolloutOutcome,
+)
+from otel_intercept.settings import Settings
+from otel_intercept.testing import TelemetryRecorder
+from otel_intercept.translate.guard_metrics import metrics_of
+from otel_intercept.translate.metrics import (
+    BalanceInstruments,
+    Instruments,
+    ModelLabel,
+    views,
+)
+from otel_intercept.translate.possible import possible_counters, possible_failures
+from tests.samples import (
+    EXCHANGE_ID,
+    ROOT_ID,
+    TRACE_ID,
+    ended,
+    exchange,
+    failed_exchange,
+    failure,
+    failure_seen,
+    rollout_ref,
+    started,
+    wait,
+)
+
+Point = NumberDataPoint | HistogramDataPoint
+Series = dict[frozenset[tuple[str, object]], Point]
+
+
+class Bench:
+    """The instruments on a real provider with an in-memory reader."""
+
+    def __init__(self, *, cap: int = 64, allowed: frozenset[str] | None = None) -> None:
+        self.reader = InMemoryMetricReader()
+        self.provider = MeterProvider(
+            [self.reader],
+            Resource({}),
+            exemplar_filter=TraceBasedExemplarFilter(),
+            shutdown_on_exit=False,
+            views=views(),
+        )
+        self.meter = self.provider.get_meter("otel_intercept")
+        self.instruments = Instruments(self.meter, ModelLabel(allowed, cap))
+
+    def record(self, *records: Record) -> None:
+        """Record the metrics of some records."""
+        for record in records:
+            self.instruments.record(record)
+
+    def collect(self) -> dict[str, Series]:
+        """Return every series by instrument and labels."""
+        data = self.reader.get_metrics_data()
+        collected: dict[str, Series] = {}
+        for metric in metrics_of(data) if data else ():
+            series = collected.setdefault(metric.name, {})
+            for point in metric.data.data_points:
+                assert isinstance(point, NumberDataPoint | HistogramDataPoint)
+                series[frozenset((point.attributes or {}).items())] = point
+        return collected
+
+
+def value(series: Series, labels: Mapping[str, object]) -> float:
+    """Return the value of the series with exactly these labels."""
+    point = series[frozenset(labels.items())]
+    assert isinstance(point, NumberDataPoint)
+    return point.value
+
+
+def histogram(series: Series, labels: Mapping[str, object]) -> HistogramDataPoint:
+    """Return the histogram with exactly these labels."""
+    point = series[frozenset(labels.items())]
+    assert isinstance(point, HistogramDataPoint)
+    return point
+
+
+def nonzero(series: Series) -> dict[frozenset[tuple[str, object]], float]:
+    """Return the labels and values of the counters that moved."""
+    return {
+        labels: point.value
+        for labels, point in series.items()
+        if isinstance(point, NumberDataPoint) and point.value
+    }
+
+
+def test_every_combination_that_can_occur_starts_at_zero() -> None:
+    """The first scrape has all series of the three counters, each at 0."""
+    collected = Bench().collect()
+
+    rollouts = collected["intercept.rollouts"]
+    exchanges = collected["intercept.exchanges"]
+    assert len(rollouts) == len(RolloutOutcome)
+    assert len(exchanges) == len(ExchangeOutcome) * len(Dialect) * 2
+    assert len(collected["intercept.failures"]) == len(possible_failures())
+    for series in collected.values():
+        assert nonzero(series) == {}
+
+
+def test_every_failure_that_can_be_described_has_a_seeded_series() -> None:
+    """No described failure, in any phase, makes a series that did not start at 0."""
+    key = b"k" * 16
+    exceptions: list[BaseException] = [
+        TimeoutError(),
+        ConnectionResetError(),
+        BrokenPipeError(),
+        ValueError(),
+        RuntimeError(),
+        OSError(),
+        KeyError(),
+        ExceptionGroup("g", [TimeoutError()]),
+        KeyboardInterrupt(),
+    ]
+    described = [
+        *(
+            failures.describe(exc, phase=phase, key=key, default=default)
+            for exc, phase in product(exceptions, Phase)
+            for default in (ErrorType.OTHER, ErrorType.HANDLER_ERROR)
+        ),
+        *(
+            failures.from_status(status, phase=phase, key=key)
+            for status, phase in product(
+                (400, 401, 413, 429, 500, 503, 504, 529), Phase
+            )
+        ),
+        failures.from_error_frame("overloaded_error", None, key=key),
+        failures.from_error_frame("made_up", "code", key=key),
+        *(
+            failures.without_exception(error, phase=phase, key=key)
+            for error, phase in product(ErrorType, Phase)
+        ),
+    ]
+
+    triples = {(each.error_type, each.phase, each.origin) for each in described}
+
+    assert triples <= possible_failures()
+
+
+def test_every_counter_key_of_every_record_is_seeded() -> None:
+    """Whatever a record adds one to is among the series that start at 0."""
+    seeded = set(possible_counters())
+
+    for outcome, dialect, stream in product(ExchangeOutcome, Dialect, (True, False)):
+        record = exchange(outcome=outcome, dialect=dialect, stream=stream)
+        assert set(counter_keys(record)) <= seeded
+    for rollout_outcome in RolloutOutcome:
+        assert set(counter_keys(ended(outcome=rollout_outcome))) <= seeded
+    others: tuple[Record, ...] = (
+        failed_exchange(),
+        failure_seen(),
+        ExchangeRejected(Dialect.OTHER),
+    )
+    for other in others:
+        assert set(counter_keys(other)) <= seeded
+
+
+def test_an_ended_rollout_is_counted_and_timed() -> None:
+    """The end of a rollout moves its counter and its duration, by outcome."""
+    bench = Bench()
+
+    bench.record(started(), ended(outcome=RolloutOutcome.STOPPED))
+
+    collected = bench.collect()
+    labels = {"intercept.rollout.outcome": "stopped"}
+    assert nonzero(collected["intercept.rollouts"]) == {frozenset(labels.items()): 1}
+    assert histogram(collected["intercept.rollout.duration"], labels).sum == 10.0
+
+
+def test_an_exchange_moves_every_instrument_that_it_has_facts_for() -> None:
+    """Durations, gaps, first chunk and tokens of an exchange land where they belong."""
+    bench = Bench()
+
+    bench.record(
+        exchange(
+            facts=StreamFacts(3, 90, 0, 0.5, 0.125),
+            response=(
+                (semconv.GEN_AI_USAGE_INPUT_TOKENS, 100),
+                (semconv.GEN_AI_USAGE_OUTPUT_TOKENS, 20),
+            ),
+            waits=(wait(error_type=ErrorType.UPSTREAM_OVERLOADED), wait(seconds=1)),
+        )
+    )
+
+    collected = bench.collect()
+    shape = {
+        "intercept.exchange.dialect": "chat_completions",
+        "gen_ai.request.model": "gpt-5",
+    }
+    ended_as = {
+        **shape,
+        "intercept.exchange.outcome": "ok",
+        "intercept.exchange.stream": True,
+    }
+    failed_as = {**shape, "error.type": "upstream_overloaded"}
+    usage = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "gpt-5",
+    }
+    upstream = collected["intercept.upstream.duration"]
+    tokens = collected["gen_ai.client.token.usage"]
+    assert histogram(collected["intercept.exchange.duration"], ended_as).sum == 3.0
+    assert histogram(upstream, failed_as).sum == 2.0
+    assert histogram(upstream, shape).sum == 1.0
+    first_chunk = collected["intercept.stream.time_to_first_chunk"]
+    assert histogram(first_chunk, shape).sum == 0.125
+    assert histogram(collected["intercept.stream.max_gap"], shape).sum == 0.5
+    assert histogram(tokens, {**usage, "gen_ai.token.type": "input"}).sum == 100
+    assert histogram(tokens, {**usage, "gen_ai.token.type": "output"}).sum == 20
+
+
+def test_an_exchange_without_facts_moves_no_stream_instrument() -> None:
+    """A unary answer has no first chunk and no gap, and unknown usage is not zero."""
+    bench = Bench()
+
+    bench.record(
+        exchange(stream=False), exchange(facts=StreamFacts(0, 0, 2, 0.0, None))
+    )
+
+    assert bench.collect().keys() == {
+        "intercept.rollouts",
+        "intercept.exchanges",
+        "intercept.exchange.duration",
+        "intercept.failures",
+    }
+
+
+def test_a_failed_exchange_and_a_late_failure_count_as_failures_once_each() -> None:
+    """Failures are counted where they were seen, not again with their rollout."""
+    bench = Bench()
+
+    bench.record(
+        failed_exchange(),
+        failure_seen(),
+        ended(outcome=RolloutOutcome.FAILED, failed=failure()),
+    )
+
+    moved = nonzero(bench.collect()["intercept.failures"])
+    phases = {dict(labels)["intercept.failure.phase"] for labels in moved}
+    assert phases == {"chunk", "late"}
+    assert set(moved.values()) == {1}
+
+
+def test_a_rejected_request_counts_as_an_exchange() -> None:
+    """A request for an unknown rollout is counted under ``rejected``."""
+    bench = Bench()
+
+    bench.record(ExchangeRejected(Dialect.MESSAGES))
+
+    labels = {
+        "intercept.exchange.outcome": "rejected",
+        "intercept.exchange.dialect": "messages",
+        "intercept.exchange.stream": False,
+    }
+    assert value(bench.collect()["intercept.exchanges"], labels) == 1
+
+
+def test_unsampled_rollouts_are_counted_all_the_same() -> None:
+    """Metrics count every rollout, and link to no span that does not exist."""
+    bench = Bench()
+
+    bench.record(exchange(rollout_ref(sampled=False)))
+
+    series = bench.collect()["intercept.exchange.duration"]
+    assert [point.exemplars for point in series.values()] == [[]]
+
+
+def test_exemplars_lead_to_the_span_and_carry_no_attributes() -> None:
+    """Histogram and counter exemplars have the record's own trace and span id."""
+    bench = Bench()
+
+    bench.record(exchange(), ended())
+
+    collected = bench.collect()
+    linked = {
+        name: {
+            (exemplar.trace_id, exemplar.span_id)
+            for point in collected[name].values()
+            for exemplar in point.exemplars
+        }
+        for name in ("intercept.exchanges", "intercept.exchange.duration")
+    }
+    assert set(map(frozenset, linked.values())) == {
+        frozenset({(TRACE_ID, EXCHANGE_ID)})
+    }
+    (exemplar,) = next(iter(collected["intercept.rollout.duration"].values())).exemplars
+    assert exemplar.span_id == ROOT_ID
+    assert not exemplar.filtered_attributes
+
+
+def test_a_span_that_happens_to_be_current_is_no_exemplar() -> None:
+    """Unsampled records and dropped ones never link to the caller's own span."""
+    bench = Bench()
+    context = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
+
+    with use_span(NonRecordingSpan(context)):
+        bench.record(exchange(rollout_ref(sampled=False)))
+        bench.instruments.add_tally(
+            {(semconv.EXCHANGES.name, ("ok", "messages", True)): 2}
+        )
+
+    for series in bench.collect().values():
+        assert not [point for point in series.values() if point.exemplars]
+
+
+def test_recording_and_collecting_draw_nothing_from_the_global_random() -> None:
+    """Seeded training code gets the same numbers with telemetry as without."""
+    bench = Bench()
+    random.seed(42)
+    state = random.getstate()
+
+    for _ in range(50):
+        bench.record(failed_exchange(), exchange(), ended())
+    bench.collect()
+
+    assert random.getstate() == state
+
+
+def test_a_tally_is_added_once_however_often_it_is_shown() -> None:
+    """What the recorder dropped is counted by the difference to the last tally."""
+    bench = Bench()
+    key = (semconv.ROLLOUTS.name, ("failed",))
+
+    for total in (2, 2, 5):
+        bench.instruments.add_tally({key: total})
+
+    labels = {"intercept.rollout.outcome": "failed"}
+    assert value(bench.collect()["intercept.rollouts"], labels) == 5
+
+
+@pytest.mark.parametrize(
+    ("instrument", "largest"),
+    [
+        (semconv.EXCHANGE_DURATION, 3600.0),
+        (semconv.ROLLOUT_DURATION, 21600.0),
+        (semconv.TOKEN_USAGE, 67108864.0),
+    ],
+)
+def test_histograms_have_the_buckets_of_the_catalogue(
+    instrument: semconv.Instrument, largest: float
+) -> None:
+    """Buckets reach as far as the thing that they measure takes."""
+    bench = Bench()
+
+    bench.record(exchange(response=((semconv.GEN_AI_USAGE_INPUT_TOKENS, 1),)), ended())
+
+    (point,) = bench.collect()[instrument.name].values()
+    assert isinstance(point, HistogramDataPoint)
+    assert tuple(point.explicit_bounds) == instrument.buckets
+    assert point.explicit_bounds[-1] == largest
+
+
+def test_units_kinds_and_descriptions_are_those_of_the_catalogue() -> None:
+    """Every instrument is exported as the catalogue has it, with its labels only."""
+    recorder = TelemetryRecorder()
+    telemetry = recorder.telemetry
+    facts = StreamFacts(1, 1, 0, 0.1, 0.1)
+    usage = ((semconv.GEN_AI_USAGE_INPUT_TOKENS, 1),)
+    for record in (started(), exchange(facts=facts, response=usage, waits=(wait(),))):
+        telemetry.begin(True)
+        telemetry.put(record)
+    telemetry.begin(True)
+    telemetry.put(ended())
+
+    points = recorder.metrics()
+
+    labels = {
+        instrument.name: set(instrument.labels) for instrument in semconv.INSTRUMENTS
+    }
+    assert {point.name for point in points} == labels.keys()
+    for point in points:
+        assert set(point.attributes) <= labels[point.name]
+
+
+def test_model_names_beyond_the_cap_become_other() -> None:
+    """The number of model labels is bounded, and those seen before stay."""
+    label = ModelLabel(None, 2)
+
+    named = [label(name) for name in ("a", "b", "c", "a", None, "d", "b")]
+
+    assert named == ["a", "b", "_OTHER", "a", "_OTHER", "_OTHER", "b"]
+
+
+def test_only_listed_models_become_labels() -> None:
+    """A configured list narrows the names; the rest does not use up the cap."""
+    label = ModelLabel(frozenset({"a", "b"}), 2)
+
+    assert [label(name) for name in ("x", "y", "z", "a", "b")] == [
+        "_OTHER",
+        "_OTHER",
+        "_OTHER",
+        "a",
+        "b",
+    ]
+
+
+def test_the_settings_narrow_the_models_of_a_telemetry() -> None:
+    """The list of the settings reaches the labels."""
+    recorder = TelemetryRecorder(Settings(models=frozenset({"known"})))
+    recorder.telemetry.put(exchange(rollout_ref(sampled=False), model="known"))
+    recorder.telemetry.put(exchange(rollout_ref(sampled=False), model="unknown"))
+
+    models = {
+        point.attributes[semconv.GEN_AI_REQUEST_MODEL]
+        for point in recorder.metrics()
+        if point.name == semconv.EXCHANGE_DURATION.name
+    }
+
+    assert models == {"known", "_OTHER"}
+
+
+def test_the_balance_is_one_snapshot_within_each_collection() -> None:
+    """However the balance moves between reads, the identity holds in every scrape."""
+    bench = Bench()
+    reads = 0
+
+    def moving() -> Balance:
+        nonlocal reads
+        reads += 1
+        return Balance(
+            reads * 15, reads * 10, reads * 5, reads * 4, reads * 3, reads * 2, reads
+        )
+
+    BalanceInstruments(
+        bench.meter,
+        balance=moving,
+        metric_fates=lambda: {Fate.EXPORTED: 7},
+        open_rollouts=lambda: 3,
+    )
+
+    for _ in range(5):
+        collected = bench.collect()
+        fates = {
+            fate: value(
+                collected["intercept.records"],
+                {"intercept.record.signal": "traces", "intercept.record.fate": fate},
+            )
+            for fate in Fate
+        }
+        queued = value(collected["intercept.records.queued"], {})
+        open_ = value(collected["intercept.records.open"], {})
+        begun = value(collected["intercept.records.started"], {})
+        assert begun == open_ + sum(fates.values()) + queued
+        assert value(collected["intercept.rollouts.active"], {}) == 3
+
+
+def test_both_signals_have_every_fate_from_the_start() -> None:
+    """The records counter has its six series at once; it only grows."""
+    bench = Bench()
+    BalanceInstruments(
+        bench.meter,
+        balance=lambda: Balance(0, 0, 0, 0, 0, 0, 0),
+        metric_fates=dict,
+        open_rollouts=lambda: 0,
+    )
+
+    series = bench.collect()["intercept.records"]
+
+    assert len(series) == 6
+    assert nonzero(series) == {}
+    data = bench.reader.get_metrics_data()
+    assert data is not None
+    sums = [
+        metric.data for metric in metrics_of(data) if metric.name == "intercept.records"
+    ]
+    assert all(isinstance(each, Sum) and each.is_monotonic for each in sums)
