@@ -1,0 +1,46 @@
+"""Keep the agent's text out of aiohttp's access log on rollout routes.
+
+aiohttp logs the whole request line, query string included, with the ``Referer`` and
+``User-Agent`` headers. The record is written in the request's own task, after the
+handler, so a context variable set there tells which records are ours.
+"""
+
+import logging
+from contextvars import ContextVar
+from typing import Final
+
+ACCESS_LOGGER: Final = "aiohttp.access"
+
+_line: ContextVar[str | None] = ContextVar("otel_intercept_access_line", default=None)
+
+
+class _RouteOnly(logging.Filter):
+    """Replace the request line by method and route, and drop the agent's headers."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        line = _line.get()
+        if line is None:
+            return True
+        fields = vars(record)
+        status = fields.get("response_status")
+        record.msg = "%s %s"
+        record.args = (line, status if type(status) is int else "-")
+        if "first_request_line" in fields:
+            fields["first_request_line"] = line
+        for name in ("request_header", "response_header"):
+            if name in fields:
+                fields[name] = {}
+        return True
+
+
+_FILTER: Final = _RouteOnly()
+
+
+def shorten_access_log() -> None:
+    """Install the filter on aiohttp's access logger. Idempotent."""
+    logging.getLogger(ACCESS_LOGGER).addFilter(_FILTER)
+
+
+def set_access_line(method: str, route: str) -> None:
+    """Make the access log of the current request say just this."""
+    _line.set(f"{method} {route}")

@@ -1,0 +1,86 @@
+"""Get on with the contrib aiohttp-server instrumentation, and with client ones.
+
+On rollout routes contrib's middleware is kept silent by its own switch, which also
+silences instrumented clients; so the handler gets its context back behind it.
+"""
+
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.utils import suppress_http_instrumentation
+
+from otel_intercept.exchange import Exchange
+
+_FOREIGN: Final = "opentelemetry.instrumentation."
+_CONTEXT: Final = web.RequestKey("otel_intercept.context", Context)
+_RESTORED: Final = web.AppKey("otel_intercept.context_restored", bool)
+
+
+def add_restoring_middleware(app: web.Application) -> None:
+    """Give handlers their context back behind contrib's middleware, where it stands."""
+    if _is_foreign(app):
+        app.middlewares.append(_innermost(app))
+        app[_RESTORED] = True
+
+
+async def call_in_context(
+    request: web.Request, handler: Handler, exchange: Exchange
+) -> web.StreamResponse:
+    """Call the handler so that spans which its code makes nest below the exchange."""
+    request[_CONTEXT] = context = _context_of(exchange)
+    token = otel_context.attach(context)
+    try:
+        return await call_silenced(request, handler)
+    finally:
+        otel_context.detach(token)
+
+
+async def call_silenced(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Call the handler with contrib's middleware, if there is one, kept silent."""
+    if not any(map(_is_foreign, request.match_info.apps)):
+        return await handler(request)
+    with suppress_http_instrumentation():
+        return await handler(request)
+
+
+def _context_of(exchange: Exchange) -> Context:
+    ref = exchange.rollout.ref
+    span_context = trace.SpanContext(
+        ref.trace_id,
+        exchange.span_id,
+        is_remote=False,
+        trace_flags=trace.TraceFlags(1 if ref.sampled else 0),
+    )
+    return trace.set_span_in_context(trace.NonRecordingSpan(span_context))
+
+
+def _innermost(app: web.Application) -> Middleware:
+    @web.middleware
+    async def restore(request: web.Request, handler: Handler) -> web.StreamResponse:
+        context = request.get(_CONTEXT)
+        if context is None or _is_foreign_below(request, app):
+            return await handler(request)
+        token = otel_context.attach(context)
+        try:
+            return await handler(request)
+        finally:
+            otel_context.detach(token)
+
+    return restore
+
+
+def _is_foreign(app: web.Application) -> bool:
+    return any(
+        getattr(middleware, "__module__", "").startswith(_FOREIGN)
+        for middleware in app.middlewares
+    )
+
+
+def _is_foreign_below(request: web.Request, app: web.Application) -> bool:
+    apps = request.match_info.apps
+    below = apps[apps.index(app) + 1 :]
+    return any(_is_foreign(inner) and _RESTORED not in inner for inner in below)

@@ -1,0 +1,230 @@
+"""Put the exchange around the handlers of an aiohttp app that exists already."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+from aiohttp.http import StreamWriter
+from aiohttp.typedefs import Handler, Middleware
+
+from otel_intercept import failure as failures
+from otel_intercept.errors import ConfigurationError, NotIntercepted
+from otel_intercept.exchange import Exchange
+from otel_intercept.middleware.access_log import set_access_line, shorten_access_log
+from otel_intercept.middleware.connections import Connections
+from otel_intercept.middleware.foreign import (
+    add_restoring_middleware,
+    call_in_context,
+    call_silenced,
+)
+from otel_intercept.middleware.incoming import describe
+from otel_intercept.middleware.redacted import fail_exchange, fail_unobserved
+from otel_intercept.middleware.writer import observe
+from otel_intercept.record import Request
+from otel_intercept.registry import RolloutRegistry
+from otel_intercept.rollout import Rollout
+
+Resolver = Callable[[web.Request], str | None]
+
+EXCHANGE: Final = web.RequestKey("otel_intercept.exchange", Exchange)
+_SEEN: Final = web.RequestKey("otel_intercept.seen", bool)
+
+_logger = logging.getLogger("otel_intercept.middleware")
+
+
+@dataclass(slots=True)
+class _Wiring:
+    """What one instrumented app needs at request time."""
+
+    app: web.Application
+    registry: RolloutRegistry
+    resolve: Resolver
+    connections: Connections
+    shutting_down: bool = False
+
+
+_WIRING: Final = web.AppKey("otel_intercept.wiring", _Wiring)
+
+
+def instrument_app(
+    app: web.Application,
+    registry: RolloutRegistry,
+    *,
+    rollout_id: str | Resolver = "rollout_id",
+) -> None:
+    """Observe every request of an app that belongs to a rollout.
+
+    Works on an app that exists, before its runner is set up, and on a sub-app before it
+    is mounted. On rollout routes it makes the SERVER span itself and keeps the contrib
+    aiohttp-server instrumentation out; other routes are not touched. Instrument the
+    root app rather than a sub-app where the choice is free: what wraps a sub-app from
+    outside cannot be kept out.
+
+    An exception that escapes a rollout handler becomes a redacted 500 before aiohttp
+    logs it; after the answer has begun the connection is cut. ``web.HTTPException`` is
+    an answer and passes. Cancellations and other ``BaseException`` are never caught.
+
+    Idempotent for the same registry and resolver.
+
+    Args:
+        app: The application.
+        registry: Where the rollouts are open.
+        rollout_id: The ``match_info`` key of the rollout id, or a function of the
+            request that returns it, or None for a request that is no rollout's.
+
+    Raises:
+        ConfigurationError: The app is frozen, or is instrumented for another registry.
+    """
+    known = app.get(_WIRING)
+    if known is not None:
+        if known.registry is registry:
+            return
+        raise ConfigurationError(
+            "the app is instrumented for another registry: use one registry per app"
+        )
+    if app.frozen or app.pre_frozen:
+        raise ConfigurationError(
+            "the app is frozen: call instrument_app before AppRunner.setup(), "
+            "and for a sub-app before add_subapp()"
+        )
+    resolve = rollout_id if callable(rollout_id) else _match_info_resolver(rollout_id)
+    wiring = _Wiring(app, registry, resolve, Connections())
+    app[_WIRING] = wiring
+    app.on_shutdown.append(_note_shutdown)
+    add_restoring_middleware(app)
+    app.middlewares.insert(0, _outermost(wiring))
+    shorten_access_log()
+
+
+def exchange_from(request: web.Request) -> Exchange:
+    """Return the exchange that a rollout handler is serving.
+
+    Raises:
+        NotIntercepted: The request belongs to no open rollout, or the app is not
+            instrumented.
+    """
+    exchange: Exchange | None = request.get(EXCHANGE)
+    if exchange is None:
+        raise NotIntercepted(
+            "this request belongs to no open rollout: check that instrument_app was "
+            "called on the root app, and that the rollout is open"
+        )
+    return exchange
+
+
+def _match_info_resolver(key: str) -> Resolver:
+    def resolve(request: web.Request) -> str | None:
+        return request.match_info.get(key)
+
+    return resolve
+
+
+async def _note_shutdown(app: web.Application) -> None:
+    app[_WIRING].shutting_down = True
+
+
+def _outermost(wiring: _Wiring) -> Middleware:
+    registry = wiring.registry
+
+    @web.middleware
+    async def intercept(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if _SEEN in request:
+            return await handler(request)
+        rollout_id = _resolve(wiring.resolve, request)
+        if rollout_id is None:
+            return await handler(request)
+        request[_SEEN] = True
+        description = describe(request)
+        set_access_line(description.method, description.route)
+        rollout = registry.get(rollout_id)
+        if rollout is None:
+            registry.reject(description.dialect)
+            return await _pass_through(wiring, request, handler)
+        exchange = _start(wiring, request, rollout, description)
+        request[EXCHANGE] = exchange
+        return await _serve(wiring, request, handler, exchange)
+
+    return intercept
+
+
+async def _serve(
+    wiring: _Wiring, request: web.Request, handler: Handler, exchange: Exchange
+) -> web.StreamResponse:
+    try:
+        response = await call_in_context(request, handler, exchange)
+        exchange.handler_returned()
+        if _is_outermost(request, wiring.app):
+            await _send(request, response)
+    except web.HTTPException as exc:
+        if exchange.answer_begun:
+            return fail_exchange(request, exchange, exc)
+        exchange.handler_returned()
+        raise
+    except Exception as exc:  # noqa: BLE001 - whatever escapes becomes a redacted 500
+        return fail_exchange(request, exchange, exc)
+    except BaseException:
+        exchange.handler_cancelled()
+        exchange.finish()
+        raise
+    return response
+
+
+async def _pass_through(
+    wiring: _Wiring, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    try:
+        return await call_silenced(request, handler)
+    except web.HTTPException:
+        raise
+    except Exception as exc:  # noqa: BLE001 - as above, without an exchange
+        key = wiring.registry.telemetry.settings.fingerprint_key
+        return fail_unobserved(request, exc, key)
+
+
+async def _send(request: web.Request, response: web.StreamResponse) -> None:
+    # aiohttp would do the same next, but would log what a body or a signal raises.
+    if not isinstance(response, web.StreamResponse):
+        raise TypeError("a handler must return a response")
+    try:
+        await response.prepare(request)
+        await response.write_eof()
+    except ConnectionError:
+        # The agent is gone; aiohttp meets the same error and drops the connection.
+        return
+
+
+def _is_outermost(request: web.Request, app: web.Application) -> bool:
+    # Middlewares of an app above ours may still change the response.
+    apps = request.match_info.apps
+    return not any(above.middlewares for above in apps[: apps.index(app)])
+
+
+def _start(
+    wiring: _Wiring, request: web.Request, rollout: Rollout, description: Request
+) -> Exchange:
+    protocol = request.protocol
+
+    def agent_present() -> bool:
+        transport = protocol.transport
+        return wiring.shutting_down or not (transport is None or transport.is_closing())
+
+    exchange = rollout.start_exchange(description, agent_present=agent_present)
+    if isinstance(request.writer, StreamWriter):
+        observe(request.writer, exchange)
+    wiring.connections.serve(request.task, exchange)
+    return exchange
+
+
+def _resolve(resolve: Resolver, request: web.Request) -> str | None:
+    try:
+        rollout_id = resolve(request)
+    except Exception as exc:  # noqa: BLE001 - a resolver's fault is not the agent's
+        failures.triage(exc)
+        _logger.warning("the rollout_id function raised; the request is not observed")
+        # It may be a rollout's, so the agent's text stays out of the access log.
+        description = describe(request)
+        set_access_line(description.method, description.route)
+        return None
+    return rollout_id if isinstance(rollout_id, str) else None

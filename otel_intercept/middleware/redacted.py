@@ -1,0 +1,77 @@
+"""Answer for a handler that failed: a redacted 500, or a cut connection."""
+
+import logging
+
+from aiohttp import web
+
+from otel_intercept import failure as failures
+from otel_intercept.dialect import dialect_of, error_body, error_headers
+from otel_intercept.exchange import Exchange
+from otel_intercept.failure import Failure
+from otel_intercept.semconv import Dialect, ErrorType, Origin, Phase
+
+_logger = logging.getLogger("otel_intercept.middleware")
+
+
+def fail_exchange(
+    request: web.Request, exchange: Exchange, exc: Exception
+) -> web.StreamResponse:
+    """Report an exception that escaped from a handler, and answer for it.
+
+    Returns:
+        The dialect's error body with type and trace id, or, if the answer had begun, a
+        response that aiohttp finds it cannot send.
+    """
+    failures.triage(exc, exchange.rollout.rollout_id)
+    exchange.handler_raised(exc)
+    failure = exchange.failure
+    trace_id = exchange.rollout.trace_id
+    agent_left = failure is not None and failure.origin is Origin.AGENT
+    _logger.log(
+        logging.DEBUG if agent_left else logging.WARNING,
+        "a rollout handler failed: error_type=%s trace_id=%s",
+        failure.error_type if failure else ErrorType.HANDLER_ERROR,
+        trace_id,
+    )
+    if exchange.answer_begun:
+        exchange.finish()
+        return _cut(request)
+    exchange.handler_returned()
+    return _error_response(exchange.request.dialect, failure, trace_id)
+
+
+def fail_unobserved(
+    request: web.Request, exc: Exception, fingerprint_key: bytes
+) -> web.StreamResponse:
+    """Do the same on a rollout route whose rollout is not open."""
+    failures.triage(exc)
+    failure = failures.describe(
+        exc,
+        phase=Phase.HANDLER,
+        key=fingerprint_key,
+        default=ErrorType.HANDLER_ERROR,
+    )
+    _logger.warning(
+        "a handler failed outside any open rollout: error_type=%s", failure.error_type
+    )
+    if request.writer.output_size > 0:
+        return _cut(request)
+    return _error_response(dialect_of(request.path), failure, None)
+
+
+def _cut(request: web.Request) -> web.Response:
+    # Closing without the last chunk is how HTTP/1.1 says "truncated". The returned
+    # response is never sent: aiohttp finds the transport closed.
+    if request.transport is not None:
+        request.transport.close()
+    return web.Response(status=500)
+
+
+def _error_response(
+    dialect: Dialect, failure: Failure | None, trace_id: str | None
+) -> web.Response:
+    return web.json_response(
+        error_body(dialect, failure, trace_id=trace_id),
+        status=500,
+        headers=error_headers(failure),
+    )
