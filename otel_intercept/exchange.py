@@ -242,7 +242,8 @@ class Exchange:
         if self._outcome is not None:
             return
         self._upstream.look()
-        self._upstream.let_go()
+        for started in self._upstream.let_go():
+            self._waited(started, None)
         trouble = self._trouble
         if trouble.cause is Cause.NONE:
             trouble.stopped = self._owner.stopped
@@ -279,11 +280,12 @@ class Exchange:
         else:
             self._fail_late(exc)
         if self._outcome is None:
-            self._upstream.waited(
-                self._start_ns + started - self._start,
-                self._now_ns(),
-                failed.error_type if failed is not None else None,
-            )
+            self._waited(started, failed)
+
+    def _waited(self, started: int, failed: Failure | None) -> None:
+        error_type = failed.error_type if failed is not None else None
+        start_ns = self._start_ns + started - self._start
+        self._upstream.waited(start_ns, self._now_ns(), error_type)
 
     def _upstream_failed(self, failure: Failure) -> None:
         if self._trouble.cause in {Cause.WRITE_FAILED, Cause.AGENT_LEFT}:

@@ -20,6 +20,9 @@ MAX_WAITS: Final = 16
 
 
 class _Pending(Protocol):
+    @property
+    def pending_since(self) -> int | None: ...
+
     def look(self) -> None: ...
 
 
@@ -50,9 +53,15 @@ class Upstream:
         for pending in self._pending:
             pending.look()
 
-    def let_go(self) -> None:
-        """Keep no future any longer; those that end later are still reported."""
-        self._pending = ()
+    def let_go(self) -> list[int]:
+        """Keep no future any longer; those that end later are still reported.
+
+        Returns:
+            The starts (``perf_counter_ns``) of the calls that are not through.
+        """
+        watches, self._pending = self._pending, ()
+        starts = [watch.pending_since for watch in watches]
+        return [start for start in starts if start is not None]
 
     def waited(self, start_ns: int, end_ns: int, error_type: ErrorType | None) -> None:
         """Keep one wait, within the bound."""
@@ -75,6 +84,11 @@ class _Watch(Generic[T]):
         self._ended = ended
         self._started = time.perf_counter_ns()
         future.add_done_callback(self._done)
+
+    @property
+    def pending_since(self) -> int | None:
+        """When the watch began (``perf_counter_ns``), or None once it is over."""
+        return None if self._future is None else self._started
 
     def look(self) -> None:
         """Report the end if it has come, and let go of the future then. Idempotent."""

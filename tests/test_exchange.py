@@ -247,6 +247,27 @@ def test_waits_are_bounded(
     assert len(waits) == MAX_WAITS
 
 
+async def test_a_wait_that_the_agent_cut_short_is_kept(
+    recorder: TelemetryRecorder, registry: RolloutRegistry
+) -> None:
+    """An upstream call that outlasts its exchange has its span, up to the end."""
+    exchange = start(registry.open("r1"))
+    future = exchange.watch(asyncio.get_running_loop().create_future())
+    begin(exchange)
+    fail_write(exchange)
+    exchange.handler_returned()
+    future.set_result(None)
+    await asyncio.sleep(0)
+    recorder.flush()
+
+    (wait,) = [span for span in recorder.spans() if span.kind is SpanKind.CLIENT]
+    (span,) = [span for span in recorder.spans() if span.kind is SpanKind.SERVER]
+    assert wait.end_time is not None
+    assert span.end_time is not None
+    assert wait.end_time <= span.end_time
+    assert "error.type" not in (wait.attributes or {})
+
+
 def test_keepalives_are_no_chunks(
     recorder: TelemetryRecorder, registry: RolloutRegistry
 ) -> None:

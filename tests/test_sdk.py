@@ -308,6 +308,26 @@ def test_a_file_is_written_beside_a_collector_that_fails(tmp_path: Path) -> None
     )
 
 
+def test_a_collector_that_hangs_costs_the_file_nothing(tmp_path: Path) -> None:
+    """What the network could not take in time is in the file all the same."""
+    path = tmp_path / "spans.jsonl"
+    with HttpCollector(Answer(hang=True)) as server:
+        environ = environ_for(
+            server, OTEL_INTERCEPT_FILE=str(path), OTEL_EXPORTER_OTLP_TIMEOUT="30"
+        )
+        with configure(environ) as telemetry:
+            record_exchanges(telemetry, 1)
+            assert server.wait_for("traces")
+            record_exchanges(telemetry, 500)
+        kept = filters()
+    wait_until(lambda: telemetry.idle)
+    remove(kept)
+
+    balance = telemetry.balance()
+    assert len(list(read_spans(path))) == 501
+    assert (balance.exported, balance.failed, balance.dropped) == (0, 1, 500)
+
+
 def test_the_console_prints_guarded_telemetry(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -602,6 +622,13 @@ def filters() -> list[logging.Filter]:
     ]
 
 
+def remove(kept: list[logging.Filter]) -> None:
+    """Take away the filters that a hanging export left behind on purpose."""
+    for logger in map(logging.getLogger, list(logging.root.manager.loggerDict)):
+        for each in kept:
+            logger.removeFilter(each)
+
+
 def test_the_filters_go_with_the_telemetry() -> None:
     """Loggers are as before when the block has ended."""
     with HttpCollector() as server, configure(environ_for(server)):
@@ -631,9 +658,7 @@ def test_an_export_that_was_given_up_stays_silent(everything: Everything) -> Non
     assert kept
     assert telemetry.balance() == Balance(1, 1, 0, 0, 1, 0, 0)
     assert CANARY not in everything.text.getvalue()
-    for logger in map(logging.getLogger, list(logging.root.manager.loggerDict)):
-        for each in kept:
-            logger.removeFilter(each)
+    remove(kept)
 
 
 def test_the_balance_is_printed_at_the_end(everything: Everything) -> None:

@@ -13,6 +13,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from otel_intercept.sdk.otlp_file import OtlpFileSpanExporter
 from otel_intercept.translate.complaints import Complaints
 
 T = TypeVar("T")
@@ -23,12 +24,18 @@ _logger: Final = logging.getLogger("otel_intercept.sdk")
 class FanOutSpanExporter(SpanExporter):
     """Exports to each exporter in turn; one that fails or raises stops no other.
 
+    Files come first, so that they hold what a slow collector keeps waiting.
+
     Args:
         exporters: Where the spans go.
     """
 
     def __init__(self, exporters: Sequence[SpanExporter]) -> None:
-        self._exporters = tuple(exporters)
+        self._files = tuple(e for e in exporters if isinstance(e, OtlpFileSpanExporter))
+        self._exporters = (
+            *self._files,
+            *(exporter for exporter in exporters if exporter not in self._files),
+        )
         self._complaints = Complaints(_logger)
 
     @staticmethod
@@ -47,6 +54,11 @@ class FanOutSpanExporter(SpanExporter):
         if all(result is SpanExportResult.SUCCESS for result in results):
             return SpanExportResult.SUCCESS
         return SpanExportResult.FAILURE
+
+    def export_locally(self, spans: Sequence[ReadableSpan]) -> None:
+        """Write to the files alone. Never raises."""
+        for file in self._files:
+            _attempt(partial(file.export, spans), self._complaints)
 
     def shutdown(self) -> None:
         """Shut all down. Never raises."""

@@ -16,17 +16,12 @@ from opentelemetry.trace import Link, SpanContext, Status, TraceFlags
 
 from otel_intercept import semconv
 from otel_intercept.record import AttributeValue
+from otel_intercept.translate.foreign import BARE_METHODS, is_safe_abroad
 
 MAX_TEXT: Final = 256
 MAX_DECLARED_KEYS: Final = 64
 _MAX_ITEMS: Final = 128
 _INT64: Final = 2**63
-_BARE_METHODS: Final = frozenset(
-    {
-        "CONNECT", "DELETE", "GET", "HEAD", "HTTP", "OPTIONS", "PATCH", "POST", "PUT",
-        "QUERY", "TRACE",
-    }
-)  # fmt: skip
 
 
 class Guard:
@@ -93,13 +88,14 @@ class Guard:
             self.dropped += 1
             status = Status(status.status_code)
         scope = span.instrumentation_scope
+        ours = scope is not None and scope.name == semconv.SCOPE_NAME
         return ReadableSpan(
-            name=self._name(span.name, scope),
+            name=self._name(span.name, ours=ours),
             context=context,
             parent=_plain_context(span.parent),
             resource=self.resource(span.resource),
-            attributes=self._attributes(span.attributes),
-            events=self._events(span.events),
+            attributes=self._attributes(span.attributes, ours=ours),
+            events=self._events(span.events, ours=ours),
             links=self._links(span.links),
             kind=span.kind,
             status=status,
@@ -108,34 +104,33 @@ class Guard:
             instrumentation_scope=None if scope is None else self.scope(scope),
         )
 
-    def _name(self, name: str, scope: InstrumentationScope | None) -> str:
-        ours = scope is not None and scope.name == semconv.SCOPE_NAME
+    def _name(self, name: str, *, ours: bool) -> str:
         # Another library's span name may hold a path, so only a bare method is kept.
-        if (ours and _is_text(name)) or name in _BARE_METHODS:
+        if (ours and _is_text(name)) or name in BARE_METHODS:
             return name[:MAX_TEXT]
         self.dropped += 1
         return semconv.OTHER
 
     def _attributes(
-        self, attributes: Mapping[str, object] | None
+        self, attributes: Mapping[str, object] | None, *, ours: bool
     ) -> dict[str, AttributeValue]:
         safe: dict[str, AttributeValue] = {}
         for key, value in (attributes or {}).items():
-            known = key in semconv.SPAN_ATTRIBUTES or key in self._declared
+            known = key in semconv.SPAN_ATTRIBUTES or (ours and key in self._declared)
             kept = safe_value(value) if known else None
-            if kept is None:
+            if kept is None or not (ours or is_safe_abroad(key, kept)):
                 self.dropped += 1
             else:
                 safe[key] = kept
         return safe
 
-    def _events(self, events: Sequence[Event]) -> tuple[Event, ...]:
+    def _events(self, events: Sequence[Event], *, ours: bool) -> tuple[Event, ...]:
         kept = [event for event in events if event.name == semconv.EVENT_EXCEPTION]
         self.dropped += len(events) - len(kept)
         return tuple(
             Event(
                 semconv.EVENT_EXCEPTION,
-                self._attributes(event.attributes),
+                self._attributes(event.attributes, ours=ours),
                 timestamp=event.timestamp,
             )
             for event in kept

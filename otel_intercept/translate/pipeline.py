@@ -21,7 +21,7 @@ from otel_intercept.translate.batch import Batch, estimated_size
 from otel_intercept.translate.bounded import seconds_until, within
 from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.guard import Guard
-from otel_intercept.translate.guarded import export_spans
+from otel_intercept.translate.guarded import KeepsLocally, export_spans
 from otel_intercept.translate.meters import Meters
 from otel_intercept.translate.scope import SCOPE
 from otel_intercept.translate.spans import SpanFactory
@@ -141,8 +141,10 @@ class Pipeline:
             self._abandoned = True
             self._recorder.settle(failed=self._in_flight)
             self._in_flight = 0
+            left = [*self._taken, *self._recorder.take(len(self._recorder))]
             self._recorder.close()
             self._translator.add_tally(self._recorder.tally())
+        self._keep_locally(left)
         if self._exporter is not None:
             within(seconds_until(deadline) / 2, self._exporter.shutdown)
         if self._meters is not None:
@@ -248,6 +250,17 @@ class Pipeline:
                         exported=settled if exported else 0,
                         failed=0 if exported else settled,
                     )
+
+    def _keep_locally(self, left: list[Record]) -> None:
+        # Only a remote exporter that hangs leaves anything; it must cost neither the
+        # counts nor the copy on this machine.
+        spans = self._batch.spans
+        for record in left:
+            self._translator.measure(record)
+            if self._recorder.has_span(record):
+                spans += self._translator.spans_of(record)
+        if spans and isinstance(self._exporter, KeepsLocally):
+            self._exporter.export_locally(spans)
 
     def _asked_flushes(self) -> list[threading.Event]:
         asked: list[threading.Event] = []
