@@ -186,6 +186,26 @@ async def test_a_late_http_exception_writes_no_second_status_line(
     assert outcomes(recorder) == ["cut"]
 
 
+async def test_a_second_response_is_not_written_into_the_first(
+    recorder: TelemetryRecorder, registry: RolloutRegistry, serve: Serve
+) -> None:
+    """A handler that begins one answer and returns another cuts the first."""
+
+    async def confused(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: 1\n\n")
+        return web.json_response({"other": True})
+
+    url = await serve(app_of(confused, registry))
+    registry.open("r1")
+
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await post(url)
+
+    assert outcomes(recorder) == ["cut"]
+
+
 @pytest.mark.parametrize(
     ("raised", "outcome", "error_type"),
     [

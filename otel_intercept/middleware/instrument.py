@@ -154,6 +154,7 @@ async def _serve(
 ) -> web.StreamResponse:
     try:
         response = await call_in_context(request, handler, exchange)
+        _check(response, exchange)
         exchange.handler_returned()
         if _is_outermost(request, wiring.app):
             await _send(request, response)
@@ -183,10 +184,16 @@ async def _pass_through(
         return fail_unobserved(request, exc, key)
 
 
-async def _send(request: web.Request, response: web.StreamResponse) -> None:
-    # aiohttp would do the same next, but would log what a body or a signal raises.
+def _check(response: object, exchange: Exchange) -> None:
+    # aiohttp would log the repr of the one, and write the other into the first's body.
     if not isinstance(response, web.StreamResponse):
         raise TypeError("a handler must return a response")
+    if exchange.answer_begun and not response.prepared:
+        raise TypeError("a handler that has begun an answer must return that one")
+
+
+async def _send(request: web.Request, response: web.StreamResponse) -> None:
+    # aiohttp would do the same next, but would log what a body or a signal raises.
     try:
         await response.prepare(request)
         await response.write_eof()

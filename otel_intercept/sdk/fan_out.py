@@ -15,13 +15,14 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_intercept.sdk.otlp_file import OtlpFileSpanExporter
 from otel_intercept.translate.complaints import Complaints
+from otel_intercept.translate.guarded import LocalSpanExporter
 
 T = TypeVar("T")
 
 _logger: Final = logging.getLogger("otel_intercept.sdk")
 
 
-class FanOutSpanExporter(SpanExporter):
+class FanOutSpanExporter(LocalSpanExporter):
     """Exports to each exporter in turn; one that fails or raises stops no other.
 
     Files come first, so that they hold what a slow collector keeps waiting.

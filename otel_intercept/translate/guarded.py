@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.metrics.export import (
@@ -29,13 +29,11 @@ _exporting: Final[ContextVar[bool]] = ContextVar(
 )
 
 
-@runtime_checkable
-class KeepsLocally(Protocol):
+class LocalSpanExporter(SpanExporter):
     """A span exporter that can keep spans here, whatever the network does."""
 
     def export_locally(self, spans: Sequence[ReadableSpan]) -> None:
         """Keep what could not be sent any more. Must not block or raise."""
-        ...
 
 
 def is_exporting() -> bool:

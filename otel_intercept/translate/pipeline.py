@@ -21,7 +21,7 @@ from otel_intercept.translate.batch import Batch, estimated_size
 from otel_intercept.translate.bounded import seconds_until, within
 from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.guard import Guard
-from otel_intercept.translate.guarded import KeepsLocally, export_spans
+from otel_intercept.translate.guarded import LocalSpanExporter, export_spans
 from otel_intercept.translate.meters import Meters
 from otel_intercept.translate.scope import SCOPE
 from otel_intercept.translate.spans import SpanFactory
@@ -254,12 +254,12 @@ class Pipeline:
     def _keep_locally(self, left: list[Record]) -> None:
         # Only a remote exporter that hangs leaves anything; it must cost neither the
         # counts nor the copy on this machine.
-        spans = self._batch.spans
+        spans = list(self._batch.spans)
         for record in left:
             self._translator.measure(record)
             if self._recorder.has_span(record):
                 spans += self._translator.spans_of(record)
-        if spans and isinstance(self._exporter, KeepsLocally):
+        if spans and isinstance(self._exporter, LocalSpanExporter):
             self._exporter.export_locally(spans)
 
     def _asked_flushes(self) -> list[threading.Event]:
