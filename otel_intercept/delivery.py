@@ -41,6 +41,11 @@ class Delivery:
         return self.answer is not Answer.NONE
 
     @property
+    def has_terminal(self) -> bool:
+        """Whether the agent was sent the event that ends its dialect's streams."""
+        return self._meter is not None and self._meter.terminal
+
+    @property
     def is_event_stream(self) -> bool:
         """Whether the body is a good event stream."""
         return self._meter is not None

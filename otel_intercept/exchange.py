@@ -1,10 +1,10 @@
 """Collect the facts of one intercepted request, and hand over one record at its end."""
 
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from otel_intercept import failure as failures
+from otel_intercept.clock import Clock
 from otel_intercept.delivery import Delivery
 from otel_intercept.dialect import genai
 from otel_intercept.failure import Failure
@@ -50,16 +50,16 @@ class Exchange:
         "__weakref__",
         "_agent_present",
         "_asked",
+        "_clock",
         "_delivery",
         "_handler_done",
         "_outcome",
         "_owner",
         "_response_attributes",
-        "_start",
-        "_start_ns",
         "_trouble",
         "_upstream",
         "_upstream_cancelled",
+        "_write_error",
         "index",
         "request",
         "span_id",
@@ -86,15 +86,15 @@ class Exchange:
         self.index = index
         self.span_id = new_span_id()
         self._agent_present = agent_present
-        self._start_ns = time.time_ns()
-        self._start = time.perf_counter_ns()
-        self._delivery = Delivery(request.dialect, self._start)
+        self._clock = Clock()
+        self._delivery = Delivery(request.dialect, self._clock.start)
+        self._write_error: BaseException | None = None
         self._asked = genai.RequestFacts(model=None, stream=False, attributes=())
         self._handler_done = False
         self._outcome: ExchangeOutcome | None = None
         self._response_attributes: Attributes = ()
-        self._trouble = Trouble(owner, self._now_ns)
-        self._upstream = Upstream(self._upstream_ended)
+        self._trouble = Trouble(owner, self._clock)
+        self._upstream = Upstream(self._upstream_ended, self._clock)
         self._upstream_cancelled = False
 
     @property
@@ -203,10 +203,16 @@ class Exchange:
 
     @shielded
     def write_failed(self, exc: BaseException, *, phase: Phase) -> None:
-        """Note that a write to the agent raised; ``phase`` says which one."""
+        """Note that a write to the agent raised; ``phase`` says which one.
+
+        After the terminal event it is no trouble: SDKs close the connection there.
+        """
         if failures.is_cancellation(exc):
             return
-        if self._handler_done and not self._delivery.begun:
+        self._write_error = exc
+        if self._delivery.has_terminal:
+            self._delivery.end()
+        elif self._handler_done and not self._delivery.begun:
             self._note(Cause.AGENT_LEFT)
         else:
             self._note(Cause.WRITE_FAILED, describe(self._owner, exc, phase))
@@ -242,8 +248,8 @@ class Exchange:
         if self._outcome is not None:
             return
         self._upstream.look()
-        for started in self._upstream.let_go():
-            self._waited(started, None)
+        self._upstream.let_go()
+        self._write_error = None
         trouble = self._trouble
         if trouble.cause is Cause.NONE:
             trouble.stopped = self._owner.stopped
@@ -252,9 +258,6 @@ class Exchange:
         trouble.conclude(outcome, self._delivery.answer, self._delivery.status)
         self._owner.emit(self._record(outcome), begun=True)
         self._owner.exchange_ended(self)
-
-    def _now_ns(self) -> int:
-        return self._start_ns + time.perf_counter_ns() - self._start
 
     @property
     def _streamed(self) -> bool:
@@ -272,6 +275,8 @@ class Exchange:
         failed: Failure | None = None
         if exc is None:
             self._trouble.recover()
+        elif exc is self._write_error:
+            pass  # the agent's failure, on its way through the upstream's block
         elif failures.is_cancellation(exc):
             self._upstream_was_cancelled()
         elif self._outcome is None:
@@ -280,12 +285,7 @@ class Exchange:
         else:
             self._fail_late(exc)
         if self._outcome is None:
-            self._waited(started, failed)
-
-    def _waited(self, started: int, failed: Failure | None) -> None:
-        error_type = failed.error_type if failed is not None else None
-        start_ns = self._start_ns + started - self._start
-        self._upstream.waited(start_ns, self._now_ns(), error_type)
+            self._upstream.waited(started, failed)
 
     def _upstream_failed(self, failure: Failure) -> None:
         if self._trouble.cause in {Cause.WRITE_FAILED, Cause.AGENT_LEFT}:
@@ -325,8 +325,8 @@ class Exchange:
             rollout=self._owner.ref,
             span_id=self.span_id,
             exchange_index=self.index,
-            start_ns=self._start_ns,
-            end_ns=self._now_ns(),
+            start_ns=self._clock.start_ns,
+            end_ns=self._clock.now_ns(),
             method=request.method,
             route=request.route,
             scheme=request.scheme,

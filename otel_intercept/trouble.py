@@ -1,10 +1,10 @@
 """Keep the first cause of trouble in an exchange, and fail its rollout once."""
 
 import time
-from collections.abc import Callable
 from typing import Final
 
 from otel_intercept import failure as failures
+from otel_intercept.clock import Clock
 from otel_intercept.errors import InterceptionError, RolloutError, StreamInterrupted
 from otel_intercept.failure import Failure
 from otel_intercept.ids import new_span_id
@@ -53,7 +53,7 @@ class Trouble:
     """
 
     __slots__ = (
-        "_now_ns",
+        "_clock",
         "_owner",
         "_settled",
         "begun",
@@ -63,9 +63,9 @@ class Trouble:
         "stopped",
     )
 
-    def __init__(self, owner: Owner, now_ns: Callable[[], int]) -> None:
+    def __init__(self, owner: Owner, clock: Clock) -> None:
         self._owner = owner
-        self._now_ns = now_ns
+        self._clock = clock
         self._settled = False
         self.begun = False
         self.cause = Cause.NONE
@@ -119,7 +119,7 @@ class Trouble:
 
     def _set_failure(self, failure: Failure | None) -> None:
         self.failure = failure
-        self.failure_ns = None if failure is None else self._now_ns()
+        self.failure_ns = None if failure is None else self._clock.now_ns()
 
     def _derive(self, outcome: ExchangeOutcome, status: int | None) -> Failure:
         key = self._owner.fingerprint_key

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
+from otel_intercept.clock import Clock
+from otel_intercept.failure import Failure
 from otel_intercept.ids import new_span_id
 from otel_intercept.record import UpstreamWait
-from otel_intercept.semconv import ErrorType, Phase
+from otel_intercept.semconv import Phase
 
 T = TypeVar("T")
 
@@ -31,11 +33,13 @@ class Upstream:
 
     Args:
         ended: Called once for each call that has ended.
+        clock: The exchange's.
     """
 
-    __slots__ = ("_ended", "_pending", "waits")
+    __slots__ = ("_clock", "_ended", "_pending", "waits")
 
-    def __init__(self, ended: Ended) -> None:
+    def __init__(self, ended: Ended, clock: Clock) -> None:
+        self._clock = clock
         self._ended = ended
         self._pending: tuple[_Pending, ...] = ()
         self.waits: tuple[UpstreamWait, ...] = ()
@@ -53,20 +57,25 @@ class Upstream:
         for pending in self._pending:
             pending.look()
 
-    def let_go(self) -> list[int]:
-        """Keep no future any longer; those that end later are still reported.
+    def let_go(self) -> None:
+        """Keep no future any longer, only how long each was waited for until now.
 
-        Returns:
-            The starts (``perf_counter_ns``) of the calls that are not through.
+        Those that end later are still reported.
         """
         watches, self._pending = self._pending, ()
-        starts = [watch.pending_since for watch in watches]
-        return [start for start in starts if start is not None]
+        for watch in watches:
+            if watch.pending_since is not None:
+                self.waited(watch.pending_since, None)
 
-    def waited(self, start_ns: int, end_ns: int, error_type: ErrorType | None) -> None:
-        """Keep one wait, within the bound."""
+    def waited(self, started: int, failure: Failure | None) -> None:
+        """Keep one wait that ends now, within the bound."""
         if len(self.waits) < MAX_WAITS:
-            wait = UpstreamWait(new_span_id(), start_ns, end_ns, error_type)
+            wait = UpstreamWait(
+                new_span_id(),
+                self._clock.at_ns(started),
+                self._clock.now_ns(),
+                failure.error_type if failure is not None else None,
+            )
             self.waits += (wait,)
 
 

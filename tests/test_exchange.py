@@ -65,6 +65,13 @@ def fail_write(exchange: Exchange) -> None:
     exchange.write_failed(ConnectionResetError(), phase=Phase.EOF)
 
 
+def stream_and_lose_the_agent(exchange: Exchange) -> None:
+    """Deliver a whole stream to an agent that leaves at its terminal event."""
+    begin(exchange)
+    exchange.answer_wrote(CHUNK + DONE)
+    fail_write(exchange)
+
+
 def return_and_fail_write(exchange: Exchange) -> None:
     """Let aiohttp find out that the agent is gone, after the handler."""
     exchange.handler_returned()
@@ -75,6 +82,8 @@ def return_and_fail_write(exchange: Exchange) -> None:
     ("steps", "outcome"),
     [
         ([stream_and_end, raise_in_handler], ExchangeOutcome.OK),
+        ([stream_and_lose_the_agent], ExchangeOutcome.OK),
+        ([stream_and_lose_the_agent, raise_in_handler], ExchangeOutcome.OK),
         ([return_and_fail_write], ExchangeOutcome.AGENT_GONE),
         ([begin, return_and_fail_write], ExchangeOutcome.CUT),
         ([begin, fail_write, raise_in_handler], ExchangeOutcome.CUT),
@@ -193,6 +202,29 @@ async def test_an_upstream_failure_behind_a_lost_agent_is_kept(
     assert rollout.failures == 2
     assert rollout.error is not None
     assert rollout.error.failure.error_type is ErrorType.AGENT_DISCONNECTED
+
+
+def test_a_failed_write_is_not_blamed_on_the_upstream(
+    recorder: TelemetryRecorder, registry: RolloutRegistry
+) -> None:
+    """A write that fails inside an upstream call is the agent's failure alone."""
+    rollout = registry.open("r1")
+    exchange = start(rollout)
+    begin(exchange)
+
+    gone = ConnectionResetError()
+    call = exchange.upstream_call()
+
+    call.__enter__()
+    exchange.write_failed(gone, phase=Phase.CHUNK)
+    call.__exit__(ConnectionResetError, gone, None)
+    exchange.handler_returned()
+    recorder.flush()
+
+    (wait,) = [span for span in recorder.spans() if span.kind is SpanKind.CLIENT]
+    assert exchange.outcome is ExchangeOutcome.CUT
+    assert rollout.failures == 1
+    assert "error.type" not in (wait.attributes or {})
 
 
 @pytest.mark.parametrize(

@@ -245,8 +245,11 @@ class Races(RuleBasedStateMachine):
         if modelled.ended or modelled.outcome is not None:
             return
         left = modelled.status is None and modelled.handler_done
-        modelled.note("left" if left else "write", stopped=self.stopped)
-        self.noted(modelled)
+        if modelled.done:
+            modelled.ended = True
+        else:
+            modelled.note("left" if left else "write", stopped=self.stopped)
+            self.noted(modelled)
         modelled.exchange.write_failed(ConnectionResetError(), phase=Phase.CHUNK)
         self.settle(modelled)
 
