@@ -1,0 +1,1 @@
+"""The demo: real rollouts on loopback, with every failure that can be provoked."""
