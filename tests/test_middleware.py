@@ -847,3 +847,34 @@ async def test_a_disconnect_that_cancels_the_handler_is_no_error(
 
     assert outcomes(recorder) == ["agent_gone"]
     assert rollout.error is None
+
+
+async def test_an_end_that_cannot_be_written_is_cut(
+    recorder: TelemetryRecorder, registry: RolloutRegistry, serve: Serve
+) -> None:
+    """An agent that left before the terminal event is noticed at the end of the body."""
+    left, over = asyncio.Event(), asyncio.Event()
+
+    async def streams(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b'data: {"choices": []}\n\n')
+        await left.wait()
+        over.set()
+        return response
+
+    host, port = (await serve(app_of(streams, registry)))[7:].split(":")
+    rollout = registry.open("r1")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    await reader.readuntil(b"choices")
+    writer.transport.abort()
+    await asyncio.sleep(0.05)
+    left.set()
+    await over.wait()
+    await asyncio.sleep(0.05)
+
+    assert outcomes(recorder) == ["cut"]
+    assert rollout.error is not None
+    assert rollout.error.failure.phase is Phase.EOF
+    assert rollout.error.failure.error_type is ErrorType.AGENT_DISCONNECTED

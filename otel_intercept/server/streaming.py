@@ -76,7 +76,8 @@ async def answer_stream(
                 await writer.write(_end_honestly(exchange, encoder, future))
     except ConnectionError:
         return response
-    await asyncio.wait((future,))
+    if not future.done():
+        await asyncio.wait((future,))
     if future.cancelled() or isinstance(future.exception(), asyncio.CancelledError):
         raise asyncio.CancelledError
     if future.exception() is None:
