@@ -12,7 +12,10 @@ from otel_intercept.telemetry import Telemetry
 MAX_ATTRIBUTES: Final = 32
 MAX_VALUE_LENGTH: Final = 256
 
-_KEY: Final = re.compile(r"[a-z][a-z0-9_.]{0,63}")
+_KEY: Final = re.compile(
+    r"(?!(error|exception|http|intercept|otel|url)\.)[a-z][a-z0-9_.]{0,63}"
+)
+"""Not in a namespace whose values the rest of the trace is trusted for."""
 
 _logger = logging.getLogger("otel_intercept.rollout")
 

@@ -44,6 +44,12 @@ class Exchange:
     The first group of methods is for handlers; the second is for adapters, which report
     what they see. Confined to the event loop's thread. No method raises, except what
     `upstream_call` re-raises unchanged.
+
+    Args:
+        owner: The rollout that it belongs to.
+        request: What is known of the request.
+        index: Its place in the rollout, from 0.
+        agent_present: Tells whether the agent's connection still stands.
     """
 
     __slots__ = (
@@ -73,14 +79,6 @@ class Exchange:
         index: int,
         agent_present: Callable[[], bool],
     ) -> None:
-        """Start the exchange's clock.
-
-        Args:
-            owner: The rollout that it belongs to.
-            request: What is known of the request.
-            index: Its place in the rollout, from 0.
-            agent_present: Tells whether the agent's connection still stands.
-        """
         self._owner = owner
         self.request = request
         self.index = index
@@ -109,7 +107,7 @@ class Exchange:
 
     @property
     def failure(self) -> Failure | None:
-        """The first failure, or None. Kept after the end only if the outcome is one."""
+        """The first failure, or None; after the end only if the outcome is an error."""
         return self._trouble.failure
 
     @property
@@ -152,11 +150,7 @@ class Exchange:
 
     @shielded
     def describe_response(self, body: Mapping[str, object]) -> None:
-        """Take the model, usage and finish reasons of an answer.
-
-        Args:
-            body: The parsed JSON object. Only allow-listed keys are read, none is kept.
-        """
+        """Likewise take the model, usage and finish reasons of an answer."""
         self._response_attributes = genai.response_attributes(body)
 
     @shielded
@@ -243,6 +237,14 @@ class Exchange:
         self._note(Cause.CANCELLED if teardown else Cause.AGENT_LEFT)
 
     @shielded
+    def rollout_closes(self) -> None:
+        """Make what is certain count for the rollout while it is open."""
+        self._upstream.look()
+        if self._delivery.has_terminal:
+            self._conclude(ended=True)
+        self._trouble.settle(self._delivery.answer)
+
+    @shielded
     def finish(self) -> None:
         """Decide the outcome and hand over the record. Idempotent."""
         if self._outcome is not None:
@@ -250,14 +252,27 @@ class Exchange:
         self._upstream.look()
         self._upstream.let_go()
         self._write_error = None
-        trouble = self._trouble
+        self._outcome = self._conclude(ended=self._delivery.ended)
+        self._owner.emit(self._record(self._outcome), begun=True)
+        self._owner.exchange_ended(self)
+
+    def _conclude(self, *, ended: bool) -> ExchangeOutcome:
+        trouble, delivery = self._trouble, self._delivery
         if trouble.cause is Cause.NONE:
             trouble.stopped = self._owner.stopped
-        outcome = decide(self._facts())
-        self._outcome = outcome
-        trouble.conclude(outcome, self._delivery.answer, self._delivery.status)
-        self._owner.emit(self._record(outcome), begun=True)
-        self._owner.exchange_ended(self)
+        outcome = decide(
+            Facts(
+                trouble.cause,
+                trouble.begun,
+                delivery.answer,
+                *delivery.body_facts(),
+                ended=ended,
+                upstream_cancelled=self._upstream_cancelled,
+                stopped=trouble.stopped,
+            )
+        )
+        trouble.conclude(outcome, delivery.answer, delivery.status)
+        return outcome
 
     @property
     def _streamed(self) -> bool:
@@ -306,18 +321,6 @@ class Exchange:
         if self._outcome not in _TAIL_NOISE_AFTER:
             failure = describe(self._owner, exc, Phase.LATE)
             fail_separately(self._owner, failure, self.span_id, streamed=self._streamed)
-
-    def _facts(self) -> Facts:
-        trouble, delivery = self._trouble, self._delivery
-        return Facts(
-            trouble.cause,
-            trouble.begun,
-            delivery.answer,
-            *delivery.body_facts(),
-            ended=delivery.ended,
-            upstream_cancelled=self._upstream_cancelled,
-            stopped=trouble.stopped,
-        )
 
     def _record(self, outcome: ExchangeOutcome) -> ExchangeEnded:
         request, delivery = self.request, self._delivery

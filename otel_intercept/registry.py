@@ -57,8 +57,10 @@ class RolloutRegistry:
             rollout_id: 1 to 256 characters; stands on every span.
             state: The training loop's mapping; ``state["error"]`` is set on failure.
             attributes: Own attributes of the root span: keys of lower-case letters,
-                digits, ``.`` and ``_``; values of str, bool, int or float. What is
-                neither is left out, and a warning says how many.
+                digits, ``.`` and ``_``, outside the namespaces ``error``,
+                ``exception``, ``http``, ``intercept``, ``otel`` and ``url``; values of
+                str, bool, int or float. What is neither is left out, and a warning says
+                how many.
             trace_id: 32 hex digits to use as the trace id, such as a trajectory id.
             parent: The ``traceparent``, or span context, of what started the rollout;
                 the rollout joins its trace and its sampling.

@@ -37,6 +37,7 @@ class Rollout:
         "_first_failure",
         "_open_exchanges",
         "_outcome",
+        "_running",
         "_stop_reason",
         "_stopped",
         "_telemetry",
@@ -61,6 +62,7 @@ class Rollout:
         self._failures = 0
         self._first_failure: Failure | None = None
         self._outcome: RolloutOutcome | None = None
+        self._running: tuple[Exchange, ...] = ()
         self._stop_reason: str | None = None
         self._stopped = False
 
@@ -168,6 +170,7 @@ class Rollout:
         )
         self._exchanges += 1
         self._open_exchanges.add(exchange)
+        self._running += (exchange,)
         self._telemetry.begin(self.ref.sampled)
         return exchange
 
@@ -175,6 +178,7 @@ class Rollout:
         """Let go of an exchange that has ended."""
         if isinstance(exchange, Exchange):
             self._open_exchanges.discard(exchange)
+        self._running = tuple(one for one in self._running if one is not exchange)
 
     def record_failure(
         self, failure: Failure, error: type[RolloutError], *, stopped: bool
@@ -211,6 +215,8 @@ class Rollout:
         """End it. For `RolloutRegistry.close`. Idempotent."""
         if self._closed:
             return
+        for exchange in self._running:
+            exchange.rollout_closes()
         self._outcome = outcome or self._earned()
         self._closed = True
         ended = RolloutEnded(

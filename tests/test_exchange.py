@@ -12,6 +12,7 @@ from otel_intercept import (
     ErrorType,
     Exchange,
     ExchangeOutcome,
+    InterceptionError,
     Phase,
     Rollout,
     RolloutRegistry,
@@ -202,6 +203,45 @@ async def test_an_upstream_failure_behind_a_lost_agent_is_kept(
     assert rollout.failures == 2
     assert rollout.error is not None
     assert rollout.error.failure.error_type is ErrorType.AGENT_DISCONNECTED
+
+
+def test_a_rollout_that_closes_first_still_learns_of_an_empty_stream(
+    recorder: TelemetryRecorder, registry: RolloutRegistry
+) -> None:
+    """An agent that leaves at an empty stream's end does not hide it from the state."""
+    state: dict[str, object] = {}
+    rollout = registry.open("r1", state=state)
+    exchange = start(rollout)
+    begin(exchange)
+    exchange.answer_wrote(DONE)
+
+    registry.close("r1")
+    exchange.answer_ended()
+    exchange.handler_returned()
+    recorder.flush()
+
+    assert type(state["error"]) is StreamInterrupted
+    assert rollout.outcome == "failed"
+    assert rollout.failures == 1
+    assert exchange.outcome is ExchangeOutcome.SILENT_EMPTY
+    assert exchange.failure is not None
+    assert exchange.failure.error_type is ErrorType.UPSTREAM_EMPTY
+
+
+async def test_a_rollout_that_closes_first_still_learns_of_a_failed_call(
+    registry: RolloutRegistry,
+) -> None:
+    """A failure that a retry could have taken back is final when the rollout ends."""
+    state: dict[str, object] = {}
+    rollout = registry.open("r1", state=state)
+    exchange = start(rollout)
+    future = exchange.watch(asyncio.get_running_loop().create_future())
+    future.set_exception(TimeoutError(SECRET))
+
+    registry.close("r1")
+
+    assert type(state["error"]) is InterceptionError
+    assert rollout.outcome == "failed"
 
 
 def test_a_failed_write_is_not_blamed_on_the_upstream(

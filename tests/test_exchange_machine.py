@@ -180,6 +180,18 @@ class Races(RuleBasedStateMachine):
         if modelled.outcome is None and failing and modelled.status is not None:
             self.count(modelled)
 
+    def rollout_closes(self, modelled: Modelled) -> None:
+        """What is certain when the rollout closes counts."""
+        if modelled.outcome is not None:
+            return
+        if modelled.cause in {"upstream", "frame", "write", "handler"}:
+            self.count(modelled)
+        elif modelled.cause is None and modelled.done:
+            ended, modelled.ended = modelled.ended, True
+            if modelled.decide(stopped=self.stopped) in ERRORS:
+                self.count(modelled)
+            modelled.ended = ended
+
     def upstream_failed(self, modelled: Modelled) -> None:
         if modelled.outcome is None and modelled.cause in {None, "upstream"}:
             modelled.note("upstream", stopped=self.stopped)
@@ -339,6 +351,9 @@ class Races(RuleBasedStateMachine):
 
     @rule()
     def unregister(self) -> None:
+        if not self.closed:
+            for modelled in self.all:
+                self.rollout_closes(modelled)
         closed = self.registry.close("r")
         assert (closed is None) is self.closed
         self.closed = True

@@ -852,7 +852,7 @@ async def test_a_disconnect_that_cancels_the_handler_is_no_error(
 async def test_an_end_that_cannot_be_written_is_cut(
     recorder: TelemetryRecorder, registry: RolloutRegistry, serve: Serve
 ) -> None:
-    """An agent that left before the terminal event is noticed at the end of the body."""
+    """An agent that left before the terminal event is noticed when the body ends."""
     left, over = asyncio.Event(), asyncio.Event()
 
     async def streams(request: web.Request) -> web.StreamResponse:
