@@ -135,7 +135,7 @@ class Exchange:
         """Time an upstream call made inside a ``with`` block, and see how it fails.
 
         Everything that the block raises is re-raised unchanged. A later call that
-        succeeds, before the answer has begun, takes the failure back: it was retried.
+        succeeds, before the answer is through, takes the failure back: it was retried.
         """
         return self._upstream.call()
 
@@ -155,9 +155,7 @@ class Exchange:
 
     @shielded
     def fail(self, exc: BaseException, *, phase: Phase) -> None:
-        """Report a failure that the handler saw by itself.
-
-        Only the first one counts. A cancellation is not a failure.
+        """Report a failure that the handler saw; only the first one counts.
 
         Args:
             exc: What was raised. It is described here and not kept.
@@ -177,7 +175,7 @@ class Exchange:
             return
         self._upstream.look()
         self._delivery.begin(status, event_stream=event_stream)
-        self._trouble.settle(self._delivery.answer)
+        self._trouble.answer_began(self._delivery.answer)
 
     @shielded
     def answer_wrote(self, data: bytes | bytearray | memoryview) -> None:
@@ -192,15 +190,13 @@ class Exchange:
     def answer_ended(self) -> None:
         """Note that the body was closed without an error."""
         self._delivery.end()
+        self._trouble.settle(self._delivery.answer)
         if self._handler_done:
             self.finish()
 
     @shielded
     def write_failed(self, exc: BaseException, *, phase: Phase) -> None:
-        """Note that a write to the agent raised; ``phase`` says which one.
-
-        After the terminal event it is no trouble: SDKs close the connection there.
-        """
+        """Note that a write raised: no trouble after the terminal, where SDKs leave."""
         if failures.is_cancellation(exc):
             return
         self._write_error = exc
@@ -217,6 +213,8 @@ class Exchange:
     def handler_returned(self) -> None:
         """Note that the handler is through; the body may still have to be written."""
         self._handler_done = True
+        if self._delivery.begun:
+            self._trouble.settle(self._delivery.answer)
         if self._delivery.ended or self._trouble.cause is Cause.WRITE_FAILED:
             self.finish()
 
@@ -278,10 +276,12 @@ class Exchange:
     def _streamed(self) -> bool:
         return self._delivery.is_event_stream or self._asked.stream
 
-    def _note(self, cause: Cause, failure: Failure | None = None) -> None:
+    def _note(
+        self, cause: Cause, failure: Failure | None = None, *, final: bool = True
+    ) -> None:
         self._upstream.look()
         if self._outcome is None:
-            self._trouble.note(cause, failure, self._delivery.answer)
+            self._trouble.note(cause, failure, self._delivery.answer, final=final)
 
     @shielded
     def _upstream_ended(
@@ -296,17 +296,17 @@ class Exchange:
             self._upstream_was_cancelled()
         elif self._outcome is None:
             failed = describe(self._owner, exc, phase)
-            self._upstream_failed(failed)
+            self._upstream_failed(failed, final=phase is not Phase.UPSTREAM_CALL)
         else:
             self._fail_late(exc)
         if self._outcome is None:
             self._upstream.waited(started, failed)
 
-    def _upstream_failed(self, failure: Failure) -> None:
+    def _upstream_failed(self, failure: Failure, *, final: bool) -> None:
         if self._trouble.cause in {Cause.WRITE_FAILED, Cause.AGENT_LEFT}:
             fail_separately(self._owner, failure, self.span_id, streamed=self._streamed)
         else:
-            self._note(Cause.UPSTREAM_FAILED, failure)
+            self._note(Cause.UPSTREAM_FAILED, failure, final=final)
 
     def _upstream_was_cancelled(self) -> None:
         # A handler's own deadline cancels the future too; only teardown and a lost

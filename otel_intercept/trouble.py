@@ -48,8 +48,8 @@ def fail_separately(
 class Trouble:
     """The first cause in time, with what was true when it came.
 
-    The rollout fails only when the cause is final, which is once the answer has begun:
-    until then a retried upstream call can take it back.
+    The rollout fails only when the cause is final: once the answer has begun, or, for
+    an upstream call that the handler made and may make again, once it is through.
     """
 
     __slots__ = (
@@ -60,6 +60,7 @@ class Trouble:
         "cause",
         "failure",
         "failure_ns",
+        "final",
         "stopped",
     )
 
@@ -71,17 +72,26 @@ class Trouble:
         self.cause = Cause.NONE
         self.failure: Failure | None = None
         self.failure_ns: int | None = None
+        self.final = True
         self.stopped = False
 
-    def note(self, cause: Cause, failure: Failure | None, answer: Answer) -> None:
+    def note(
+        self, cause: Cause, failure: Failure | None, answer: Answer, *, final: bool
+    ) -> None:
         """Take the cause if it is the first, and settle it if the answer has begun."""
         if self.cause is not Cause.NONE:
             return
         self.cause = cause
+        self.final = final
         self.begun = answer is not Answer.NONE
         self.stopped = self._owner.stopped
         self._set_failure(failure)
         if self.begun:
+            self.answer_began(answer)
+
+    def answer_began(self, answer: Answer) -> None:
+        """Settle it, unless a retry within a good answer may still take it back."""
+        if self.final or answer is not Answer.GOOD:
             self.settle(answer)
 
     def settle(

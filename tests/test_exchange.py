@@ -1,6 +1,7 @@
 """The exchange by itself: branches that sockets reach only by luck of timing."""
 
 import asyncio
+import contextlib
 import time
 import weakref
 from collections.abc import Callable
@@ -203,6 +204,58 @@ async def test_an_upstream_failure_behind_a_lost_agent_is_kept(
     assert rollout.failures == 2
     assert rollout.error is not None
     assert rollout.error.failure.error_type is ErrorType.AGENT_DISCONNECTED
+
+
+@pytest.mark.parametrize(
+    ("through", "outcome"),
+    [(False, ExchangeOutcome.OK), (True, ExchangeOutcome.SILENT_EMPTY)],
+)
+def test_a_retry_within_the_answer_takes_a_failure_back(
+    registry: RolloutRegistry, through: bool, outcome: ExchangeOutcome
+) -> None:
+    """A call may fail and be made good under keepalives, but not behind the answer."""
+    rollout = registry.open("r1")
+    exchange = start(rollout)
+    begin(exchange)
+    with contextlib.suppress(TimeoutError), exchange.upstream_call():
+        raise TimeoutError
+    exchange.answer_wrote(CHUNK + DONE)
+    if through:
+        exchange.answer_ended()
+
+    with exchange.upstream_call():
+        pass
+    exchange.answer_ended()
+    exchange.handler_returned()
+
+    assert exchange.outcome is outcome
+    assert rollout.failures == (1 if through else 0)
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_a_failed_future_is_final_once_the_answer_has_begun(
+    registry: RolloutRegistry, status: int
+) -> None:
+    """The state learns of it at once; no later success takes it back."""
+    rollout = registry.open("r1")
+    exchange = start(rollout)
+    future = exchange.watch(asyncio.get_running_loop().create_future())
+    future.set_exception(TimeoutError(SECRET))
+    exchange.answer_began(status, event_stream=True)
+    at_once = rollout.error
+
+    with exchange.upstream_call():
+        pass
+    exchange.answer_wrote(CHUNK + DONE)
+    exchange.answer_ended()
+    exchange.handler_returned()
+
+    assert at_once is not None
+    assert rollout.error is at_once
+    assert exchange.outcome in {
+        ExchangeOutcome.SILENT_EMPTY,
+        ExchangeOutcome.UPSTREAM_FAILED,
+    }
 
 
 def test_a_rollout_that_closes_first_still_learns_of_an_empty_stream(

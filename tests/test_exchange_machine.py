@@ -67,6 +67,7 @@ class Modelled:
     handler_done: bool = False
     outcome: ExchangeOutcome | None = None
     counted: bool = False
+    final: bool = True
 
     def note(self, cause: str, *, stopped: bool) -> None:
         if self.cause is None and self.outcome is None:
@@ -174,10 +175,13 @@ class Races(RuleBasedStateMachine):
             modelled.counted = True
             self.failures += not modelled.stopped_at_cause
 
-    def noted(self, modelled: Modelled) -> None:
-        """A failing cause is final once the answer has begun."""
+    def noted(self, modelled: Modelled, *, through: bool = False) -> None:
+        """A failing cause counts once the answer has begun, or is through."""
         failing = modelled.cause in {"upstream", "frame", "write", "handler"}
-        if modelled.outcome is None and failing and modelled.status is not None:
+        good = modelled.status == 200
+        waits = modelled.cause == "upstream" and not modelled.final and good
+        begun = modelled.outcome is None and modelled.status is not None
+        if begun and failing and (through or not waits):
             self.count(modelled)
 
     def rollout_closes(self, modelled: Modelled) -> None:
@@ -192,10 +196,12 @@ class Races(RuleBasedStateMachine):
                 self.count(modelled)
             modelled.ended = ended
 
-    def upstream_failed(self, modelled: Modelled) -> None:
+    def upstream_failed(self, modelled: Modelled, *, final: bool) -> None:
         if modelled.outcome is None and modelled.cause in {None, "upstream"}:
-            modelled.note("upstream", stopped=self.stopped)
-            self.noted(modelled)
+            if modelled.cause is None:
+                modelled.final = final
+                modelled.note("upstream", stopped=self.stopped)
+                self.noted(modelled)
             return
         if modelled.outcome is None:
             beside = modelled.cause in {"write", "left"}
@@ -270,6 +276,7 @@ class Races(RuleBasedStateMachine):
         if modelled.status is None or modelled.ended or modelled.outcome is not None:
             return
         modelled.ended = True
+        self.noted(modelled, through=True)
         modelled.exchange.answer_ended()
         self.settle(modelled)
 
@@ -277,6 +284,7 @@ class Races(RuleBasedStateMachine):
     def handler_returns(self, modelled: Modelled) -> None:
         if modelled.outcome is None and not modelled.handler_done:
             modelled.handler_done = True
+            self.noted(modelled, through=True)
             modelled.exchange.handler_returned()
             self.settle(modelled)
 
@@ -307,13 +315,13 @@ class Races(RuleBasedStateMachine):
         if not modelled.future.done():
             modelled.future.set_exception(RuntimeError("https://u/?key=secret"))
             self.tick()
-            self.upstream_failed(modelled)
+            self.upstream_failed(modelled, final=True)
 
     @rule(modelled=exchanges)
     def upstream_call_fails(self, modelled: Modelled) -> None:
         with contextlib.suppress(TimeoutError), modelled.exchange.upstream_call():
             raise TimeoutError
-        self.upstream_failed(modelled)
+        self.upstream_failed(modelled, final=False)
 
     @rule(modelled=exchanges)
     def upstream_call_succeeds(self, modelled: Modelled) -> None:
