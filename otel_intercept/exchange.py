@@ -197,7 +197,7 @@ class Exchange:
     @shielded
     def write_failed(self, exc: BaseException, *, phase: Phase) -> None:
         """Note that a write raised: no trouble after the terminal, where SDKs leave."""
-        if failures.is_cancellation(exc):
+        if self._outcome is not None or failures.is_cancellation(exc):
             return
         self._write_error = exc
         if self._delivery.has_terminal:

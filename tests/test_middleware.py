@@ -262,17 +262,19 @@ async def test_a_handler_without_a_response_fails_without_its_repr(
     assert outcomes(recorder) == ["handler_failed"]
 
 
+@pytest.mark.parametrize("raised", [RuntimeError(SECRET), ConnectionResetError(SECRET)])
 async def test_a_body_generator_that_raises_is_cut_and_redacted(
     recorder: TelemetryRecorder,
     registry: RolloutRegistry,
     serve: Serve,
     caplog: pytest.LogCaptureFixture,
+    raised: Exception,
 ) -> None:
     """What an async body raises while aiohttp writes it never reaches aiohttp's log."""
 
     async def body() -> AsyncIterator[bytes]:
         yield b'data: {"choices": []}\n\n'
-        raise RuntimeError(SECRET)
+        raise raised
 
     async def streams(request: web.Request) -> web.StreamResponse:
         return web.Response(body=body(), content_type="text/event-stream")
@@ -642,6 +644,14 @@ async def test_a_second_registry_is_refused(
 
     with pytest.raises(ConfigurationError, match="one registry per app"):
         instrument_app(app, RolloutRegistry(recorder.telemetry))
+
+
+async def test_a_second_resolver_is_refused(registry: RolloutRegistry) -> None:
+    """A second way to find the rollout id is not silently ignored."""
+    app = app_of(ok, registry)
+
+    with pytest.raises(ConfigurationError, match="another rollout_id"):
+        instrument_app(app, registry, rollout_id="id")
 
 
 async def test_a_frozen_app_is_refused_with_advice(

@@ -40,6 +40,7 @@ class _Wiring:
 
     app: web.Application
     registry: RolloutRegistry
+    rollout_id: str | Resolver
     resolve: Resolver
     connections: Connections
     shutting_down: bool = False
@@ -66,7 +67,7 @@ def instrument_app(
     logs it; after the answer has begun the connection is cut. ``web.HTTPException`` is
     an answer and passes. Cancellations and other ``BaseException`` are never caught.
 
-    Idempotent for the same registry and resolver.
+    Idempotent for the same arguments.
 
     Args:
         app: The application.
@@ -75,14 +76,16 @@ def instrument_app(
             request that returns it, or None for a request that is no rollout's.
 
     Raises:
-        ConfigurationError: The app is frozen, or is instrumented for another registry.
+        ConfigurationError: The app is frozen, or is instrumented for another registry
+            or with another ``rollout_id``.
     """
     known = app.get(_WIRING)
     if known is not None:
-        if known.registry is registry:
+        if known.registry is registry and known.rollout_id == rollout_id:
             return
         raise ConfigurationError(
-            "the app is instrumented for another registry: use one registry per app"
+            "the app is instrumented for another registry, or with another rollout_id: "
+            "use one registry per app, and one function for all of its routes"
         )
     if app.frozen or app.pre_frozen:
         raise ConfigurationError(
@@ -90,7 +93,7 @@ def instrument_app(
             "and for a sub-app before add_subapp()"
         )
     resolve = rollout_id if callable(rollout_id) else _match_info_resolver(rollout_id)
-    wiring = _Wiring(app, registry, resolve, Connections())
+    wiring = _Wiring(app, registry, rollout_id, resolve, Connections())
     app[_WIRING] = wiring
     app.on_shutdown.append(_note_shutdown)
     add_restoring_middleware(app)
@@ -198,8 +201,10 @@ async def _send(request: web.Request, response: web.StreamResponse) -> None:
         await response.prepare(request)
         await response.write_eof()
     except ConnectionError:
-        # The agent is gone; aiohttp meets the same error and drops the connection.
-        return
+        # With the agent gone, aiohttp meets the same error and drops the connection.
+        # Otherwise it is the body's own source, and aiohttp would end the body cleanly.
+        if request.transport is not None and not request.transport.is_closing():
+            raise
 
 
 def _is_outermost(request: web.Request, app: web.Application) -> bool:
