@@ -22,7 +22,8 @@ class RolloutRef(NamedTuple):
     """What every record says about its rollout; made once when the rollout opens.
 
     ``span_id`` is the root span's. ``parent_span_id`` is set when the rollout joined a
-    trace that another process had started.
+    trace that another process had started. ``previous`` is the (trace id, span id) of
+    the root of the attempt before this one, which the root links to.
     """
 
     rollout_id: str
@@ -32,6 +33,7 @@ class RolloutRef(NamedTuple):
     sampled: bool
     start_ns: int
     attributes: Attributes
+    previous: tuple[int, int] | None = None
 
 
 class RolloutStarted(NamedTuple):

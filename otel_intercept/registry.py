@@ -50,6 +50,7 @@ class RolloutRegistry:
         attributes: Mapping[str, object] | None = None,
         trace_id: str | None = None,
         parent: str | SpanContext | None = None,
+        previous: str | SpanContext | None = None,
     ) -> Rollout:
         """Open a rollout; its trace can be seen in any backend at once.
 
@@ -64,11 +65,13 @@ class RolloutRegistry:
             trace_id: 32 hex digits to use as the trace id, such as a trajectory id.
             parent: The ``traceparent``, or span context, of what started the rollout;
                 the rollout joins its trace and its sampling.
+            previous: The ``traceparent`` of the attempt that this one repeats. Each
+                attempt keeps a trace of its own, and its root links to the one before.
 
         Raises:
             RolloutExistsError: A rollout with this id is open.
-            ConfigurationError: The id, trace id or parent is malformed, or trace id
-                and parent contradict each other.
+            ConfigurationError: The id, trace id, parent or previous attempt is
+                malformed, or trace id and parent contradict each other.
         """
         _check_rollout_id(rollout_id)
         if rollout_id in self._rollouts:
@@ -76,7 +79,8 @@ class RolloutRegistry:
                 "a rollout with this id is open: close it first, or use another id"
             )
         telemetry = self.telemetry
-        joined = parse_traceparent(parent) if parent is not None else None
+        joined = _parse(parent, "parent")
+        repeated = _parse(previous, "previous")
         own_trace_id = _choose_trace_id(trace_id, joined)
         sampled = joined.sampled if joined else telemetry.sample(own_trace_id)
         ref = RolloutRef(
@@ -87,6 +91,7 @@ class RolloutRegistry:
             sampled=sampled,
             start_ns=time.time_ns(),
             attributes=accept_attributes(telemetry, attributes),
+            previous=(repeated.trace_id, repeated.span_id) if repeated else None,
         )
         rollout = Rollout(telemetry, ref, state, self._exchanges)
         self._rollouts[rollout_id] = rollout
@@ -127,6 +132,7 @@ class RolloutRegistry:
         attributes: Mapping[str, object] | None = None,
         trace_id: str | None = None,
         parent: str | SpanContext | None = None,
+        previous: str | SpanContext | None = None,
     ) -> AsyncIterator[Rollout]:
         """Open a rollout for the length of a block, and close it as the block earned.
 
@@ -139,6 +145,7 @@ class RolloutRegistry:
             attributes=attributes,
             trace_id=trace_id,
             parent=parent,
+            previous=previous,
         )
         outcome: RolloutOutcome | None = RolloutOutcome.ABORTED
         try:
@@ -173,6 +180,10 @@ def _check_rollout_id(rollout_id: object) -> None:
         raise ConfigurationError(
             f"a rollout id must be a string of 1 to {MAX_ID_LENGTH} characters"
         )
+
+
+def _parse(given: str | SpanContext | None, name: str) -> TraceParent | None:
+    return None if given is None else parse_traceparent(given, name)
 
 
 def _choose_trace_id(trace_id: str | None, joined: TraceParent | None) -> int:

@@ -122,6 +122,11 @@ class Telemetry:
         """Have ``callback`` called first at shutdown, to end what is still open."""
         self._callbacks.append(callback)
 
+    def remove_shutdown_callback(self, callback: Callable[[], None]) -> None:
+        """Forget a shutdown callback, for who ends before the process. Idempotent."""
+        if callback in self._callbacks:
+            self._callbacks.remove(callback)
+
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Export everything that has ended, metrics included. Blocks.
 

@@ -36,21 +36,25 @@ def read_traceparent(header: str | None) -> TraceParent | None:
     return TraceParent(trace_id, span_id, bool(int(match[3], 16) & _SAMPLED))
 
 
-def parse_traceparent(parent: object) -> TraceParent:
+def parse_traceparent(parent: object, name: str = "parent") -> TraceParent:
     """Parse a parent that the operator gave.
 
+    Args:
+        parent: A ``traceparent`` or a span context.
+        name: What the argument is called where it was given.
+
     Raises:
-        ConfigurationError: It is not a valid ``traceparent`` or span context.
+        ConfigurationError: It is neither, or is invalid.
     """
     if isinstance(parent, SpanContext):
         if parent.is_valid:
             sampled = bool(parent.trace_flags & _SAMPLED)
             return TraceParent(parent.trace_id, parent.span_id, sampled)
-        raise ConfigurationError("parent is an invalid span context: its ids are zero")
+        raise ConfigurationError(f"{name} is an invalid span context: its ids are zero")
     parsed = read_traceparent(parent) if isinstance(parent, str) else None
     if parsed is None:
         raise ConfigurationError(
-            "parent is not a W3C traceparent: expected 00-<32 hex>-<16 hex>-<2 hex>"
+            f"{name} is not a W3C traceparent: expected 00-<32 hex>-<16 hex>-<2 hex>"
         )
     return parsed
 

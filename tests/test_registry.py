@@ -114,6 +114,37 @@ def test_an_unsampled_parent_is_followed(
     )
 
 
+def test_a_repeated_attempt_links_to_the_one_before(
+    recorder: TelemetryRecorder, registry: RolloutRegistry
+) -> None:
+    """Each attempt is a trace of its own, whose root and marker link to the former."""
+    first = registry.open("r1")
+    registry.close("r1")
+    second = registry.open("r1", previous=first.traceparent)
+    registry.close("r1")
+
+    roots = [span for span in recorder.spans() if span.name == "rollout"]
+    linked = {
+        span.name: [link.context.span_id for link in span.links]
+        for span in recorder.spans()
+        if f"{span.context.trace_id:032x}" == second.trace_id
+    }
+
+    assert first.trace_id != second.trace_id
+    assert roots[0].links == ()
+    root_id = roots[0].context.span_id
+    assert linked == {"rollout": [root_id], "rollout.started": [root_id]}
+
+
+def test_a_malformed_previous_attempt_is_refused(registry: RolloutRegistry) -> None:
+    """The error names the argument and the form, and does not repeat what was given."""
+    with pytest.raises(ConfigurationError, match="previous is not a W3C") as refused:
+        registry.open("r1", previous="sk-canary")
+
+    assert "canary" not in f"{refused.value}"
+    assert registry.get("r1") is None
+
+
 @pytest.mark.parametrize(
     ("trace_id", "parent", "advice"),
     [

@@ -13,6 +13,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation
 
+from otel_intercept.current import with_exchange
 from otel_intercept.exchange import Exchange
 
 _FOREIGN: Final = "opentelemetry.instrumentation."
@@ -55,7 +56,8 @@ def _context_of(exchange: Exchange) -> Context:
         is_remote=False,
         trace_flags=trace.TraceFlags(1 if ref.sampled else 0),
     )
-    return trace.set_span_in_context(trace.NonRecordingSpan(span_context))
+    span = trace.NonRecordingSpan(span_context)
+    return with_exchange(exchange, trace.set_span_in_context(span))
 
 
 def _innermost(app: web.Application) -> Middleware:

@@ -2,18 +2,16 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
-from aiohttp.http import StreamWriter
 from aiohttp.typedefs import Handler, Middleware
 
 from otel_intercept import failure as failures
 from otel_intercept.errors import ConfigurationError, NotIntercepted
 from otel_intercept.exchange import Exchange
 from otel_intercept.middleware.access_log import set_access_line, shorten_access_log
-from otel_intercept.middleware.connections import Connections
 from otel_intercept.middleware.foreign import (
     add_restoring_middleware,
     call_in_context,
@@ -21,10 +19,8 @@ from otel_intercept.middleware.foreign import (
 )
 from otel_intercept.middleware.incoming import describe
 from otel_intercept.middleware.redacted import fail_exchange, fail_unobserved
-from otel_intercept.middleware.writer import observe
-from otel_intercept.record import Request
+from otel_intercept.middleware.serving import Serving, start_exchange
 from otel_intercept.registry import RolloutRegistry
-from otel_intercept.rollout import Rollout
 
 Resolver = Callable[[web.Request], str | None]
 
@@ -42,8 +38,7 @@ class _Wiring:
     registry: RolloutRegistry
     rollout_id: str | Resolver
     resolve: Resolver
-    connections: Connections
-    shutting_down: bool = False
+    serving: Serving = field(default_factory=Serving)
 
 
 _WIRING: Final = web.AppKey("otel_intercept.wiring", _Wiring)
@@ -93,7 +88,7 @@ def instrument_app(
             "and for a sub-app before add_subapp()"
         )
     resolve = rollout_id if callable(rollout_id) else _match_info_resolver(rollout_id)
-    wiring = _Wiring(app, registry, rollout_id, resolve, Connections())
+    wiring = _Wiring(app, registry, rollout_id, resolve)
     app[_WIRING] = wiring
     app.on_shutdown.append(_note_shutdown)
     add_restoring_middleware(app)
@@ -125,7 +120,7 @@ def _match_info_resolver(key: str) -> Resolver:
 
 
 async def _note_shutdown(app: web.Application) -> None:
-    app[_WIRING].shutting_down = True
+    app[_WIRING].serving.shutting_down = True
 
 
 def _outermost(wiring: _Wiring) -> Middleware:
@@ -145,7 +140,7 @@ def _outermost(wiring: _Wiring) -> Middleware:
         if rollout is None:
             registry.reject(description.dialect)
             return await _pass_through(wiring, request, handler)
-        exchange = _start(wiring, request, rollout, description)
+        exchange = start_exchange(wiring.serving, request, rollout, description)
         request[EXCHANGE] = exchange
         return await _serve(wiring, request, handler, exchange)
 
@@ -211,22 +206,6 @@ def _is_outermost(request: web.Request, app: web.Application) -> bool:
     # Middlewares of an app above ours may still change the response.
     apps = request.match_info.apps
     return not any(above.middlewares for above in apps[: apps.index(app)])
-
-
-def _start(
-    wiring: _Wiring, request: web.Request, rollout: Rollout, description: Request
-) -> Exchange:
-    protocol = request.protocol
-
-    def agent_present() -> bool:
-        transport = protocol.transport
-        return wiring.shutting_down or not (transport is None or transport.is_closing())
-
-    exchange = rollout.start_exchange(description, agent_present=agent_present)
-    if isinstance(request.writer, StreamWriter):
-        observe(request.writer, exchange)
-    wiring.connections.serve(request.task, exchange)
-    return exchange
 
 
 def _resolve(resolve: Resolver, request: web.Request) -> str | None:

@@ -85,6 +85,7 @@ class SpanFactory:
             start_ns=rollout.start_ns,
             end_ns=rollout.start_ns,
             attributes=rollout_attributes(rollout),
+            links=_remote_links(rollout.previous),
         )
 
     def _root(self, record: RolloutEnded) -> ReadableSpan:
@@ -106,6 +107,7 @@ class SpanFactory:
             start_ns=rollout.start_ns,
             end_ns=record.end_ns,
             attributes=attributes,
+            links=_remote_links(rollout.previous),
             status=_ERROR if failed else _UNSET,
         )
 
@@ -127,7 +129,7 @@ class SpanFactory:
             attributes=attributes,
             kind=SpanKind.SERVER,
             events=_exchange_events(record),
-            links=_agent_links(record),
+            links=_remote_links(record.link),
             status=_ERROR if outcome.is_error(record.outcome) else _UNSET,
         )
         return [span, *self._waits(record, context)]
@@ -245,10 +247,10 @@ def _exchange_events(record: ExchangeEnded) -> tuple[Event, ...]:
     return (_failure_event(record.failure, at_ns),)
 
 
-def _agent_links(record: ExchangeEnded) -> tuple[Link, ...]:
-    if record.link is None:
+def _remote_links(link: tuple[int, int] | None) -> tuple[Link, ...]:
+    if link is None:
         return ()
-    trace_id, span_id = record.link
+    trace_id, span_id = link
     return (Link(SpanContext(trace_id, span_id, is_remote=True, trace_flags=_SAMPLED)),)
 
 

@@ -1,0 +1,159 @@
+"""Requests of other people's servers: observed, and not changed in a byte."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from otel_intercept import RolloutRegistry
+from otel_intercept.current import current_exchange
+from otel_intercept.middleware.serving import Serving, serve_unchanged
+from otel_intercept.testing import TelemetryRecorder
+from tests.conftest import Serve
+from tests.served import outcomes, until
+
+SECRET = "sk-canary-51f0aa"
+EVENT_STREAM = {"Content-Type": "text/event-stream"}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+async def answers(_request: web.Request) -> web.StreamResponse:
+    """Answer in JSON."""
+    return web.json_response({"ok": True})
+
+
+async def raises(_request: web.Request) -> web.StreamResponse:
+    """Let a secret escape."""
+    raise RuntimeError(SECRET)
+
+
+async def refuses(_request: web.Request) -> web.StreamResponse:
+    """Answer by raising."""
+    raise web.HTTPBadGateway(text=SECRET)
+
+
+async def streams(request: web.Request) -> web.StreamResponse:
+    """Stream to a clean end."""
+    response = web.StreamResponse(headers=EVENT_STREAM)
+    await response.prepare(request)
+    await response.write(b'data: {"choices":[{"delta":{"content":"hi"}}]}\n\n')
+    await response.write(b"data: [DONE]\n\n")
+    await response.write_eof()
+    return response
+
+
+async def breaks_off(request: web.Request) -> web.StreamResponse:
+    """Let a secret escape from the middle of a stream."""
+    response = web.StreamResponse(headers=EVENT_STREAM)
+    await response.prepare(request)
+    await response.write(b'data: {"choices":[{"delta":{"content":"hi"}}]}\n\n')
+    raise RuntimeError(SECRET)
+
+
+def app_of(handler: Handler, registry: RolloutRegistry | None) -> web.Application:
+    """Make an app of one route, whose handler serves itself observed, or not."""
+    app = web.Application()
+    serving = Serving()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        rollout = registry.get("r1") if registry is not None else None
+        if rollout is None:
+            return await handler(request)
+        return await serve_unchanged(serving, request, handler, rollout)
+
+    app.router.add_post("/v1/chat/completions", handle)
+    return app
+
+
+async def ask(url: str) -> tuple[int, bytes, object]:
+    """Give status, as much of the body as came, and how the connection ended."""
+    body = b""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/v1/chat/completions") as response,
+    ):
+        try:
+            async for data in response.content.iter_any():
+                body += data
+        except aiohttp.ClientPayloadError as exc:
+            return response.status, body, type(exc)
+        return response.status, body, None
+
+
+@pytest.mark.parametrize(
+    ("handler", "outcome"),
+    [
+        (answers, "ok"),
+        (raises, "handler_failed"),
+        (refuses, "upstream_failed"),
+        (streams, "ok"),
+        (breaks_off, "cut"),
+    ],
+)
+async def test_a_handler_is_observed_and_its_bytes_stay(
+    serve: Serve,
+    recorder: TelemetryRecorder,
+    registry: RolloutRegistry,
+    handler: Handler,
+    outcome: str,
+) -> None:
+    """The agent gets what it got without us; we know how it ended, and no text."""
+    rollout = registry.open("r1")
+    plain = await ask(await serve(app_of(handler, None)))
+
+    observed = await ask(await serve(app_of(handler, registry)))
+
+    assert observed == plain
+    await until(lambda: outcomes(recorder) == [outcome])
+    assert (rollout.error is None) is (outcome == "ok")
+    assert SECRET.encode() not in recorder.exported_bytes()
+
+
+async def test_tasks_of_a_handler_know_its_exchange(
+    serve: Serve, registry: RolloutRegistry
+) -> None:
+    """The exchange is current in the handler and its tasks, and nowhere else."""
+    seen: list[object] = []
+
+    async def note() -> None:
+        seen.append(current_exchange())
+
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        await note()
+        await asyncio.create_task(note())
+        return web.json_response({})
+
+    registry.open("r1")
+    await ask(await serve(app_of(handler, registry)))
+    await note()
+
+    assert seen[0] is seen[1] is not None
+    assert seen[2] is None
+
+
+async def test_a_cancelled_handler_is_cancelled(
+    serve: Serve, recorder: TelemetryRecorder, registry: RolloutRegistry
+) -> None:
+    """Teardown that cancels a handler of another server is no failure."""
+    tasks: list[asyncio.Task[object]] = []
+
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.append(task)
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    rollout = registry.open("r1")
+    url = await serve(app_of(handler, registry))
+    agent = asyncio.create_task(ask(url))
+    await until(lambda: tasks)
+    tasks[0].cancel()
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await agent
+
+    assert outcomes(recorder) == ["cancelled"]
+    assert rollout.error is None
