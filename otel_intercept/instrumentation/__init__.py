@@ -1,0 +1,1 @@
+"""Attach to the servers of other projects, without a change to them."""

@@ -1,0 +1,1 @@
+"""Attach to PrimeIntellect verifiers, unmodified."""

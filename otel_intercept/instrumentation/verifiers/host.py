@@ -1,0 +1,65 @@
+"""What the hooks share: the telemetry, and the rollouts of each server."""
+
+import weakref
+from dataclasses import dataclass, field
+from typing import Final
+
+from otel_intercept.middleware.serving import Serving
+from otel_intercept.registry import RolloutRegistry
+from otel_intercept.telemetry import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What may be changed about the host, on the operator's wish alone.
+
+    Args:
+        redact_state: Whether error texts on the host's state become ours.
+        redact_responses: Whether raw error bodies to the agent become ours.
+    """
+
+    redact_state: bool = False
+    redact_responses: bool = False
+
+
+@dataclass(slots=True)
+class Served:
+    """One interception server: its rollouts, and how its exchanges are served.
+
+    Rollout ids are unique to a server only, so each has a registry of its own.
+    """
+
+    registry: RolloutRegistry
+    serving: Serving = field(default_factory=Serving)
+
+
+class Host:
+    """The instrumented process.
+
+    Args:
+        telemetry: Where its rollouts are recorded.
+        options: What is to be changed.
+    """
+
+    def __init__(self, telemetry: Telemetry, options: Options) -> None:
+        self.telemetry: Final = telemetry
+        self.options: Final = options
+        self._served: weakref.WeakKeyDictionary[object, Served] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def served(self, server: object) -> Served:
+        """Return what is known of a server; it is forgotten with the server."""
+        known = self._served.get(server)
+        if known is None:
+            registry = RolloutRegistry(self.telemetry)
+            known = self._served[server] = Served(registry)
+            weakref.finalize(
+                server, self.telemetry.remove_shutdown_callback, registry.close_all
+            )
+        return known
+
+    def close_all(self) -> None:
+        """End every rollout of every server as aborted."""
+        for served in list(self._served.values()):
+            served.registry.close_all()
