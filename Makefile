@@ -41,7 +41,7 @@ build: $(VENV)/.dev ## Build the sdist and the wheel into dist/
 clean: ## Remove everything that was made here
 	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .import_linter_cache
 	rm -rf .mypy_cache .pytest_cache .ruff_cache otel-intercept-demo.jsonl
-	find otel_intercept tests -name __pycache__ -prune -exec rm -rf {} +
+	find otel_intercept tests examples -name __pycache__ -prune -exec rm -rf {} +
 
 # Debian's python3 has venv without ensurepip; there the outer pip installs pip.
 $(VENV)/.base:

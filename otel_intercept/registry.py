@@ -175,8 +175,13 @@ class RolloutRegistry:
         self.telemetry.put(ExchangeRejected(dialect))
 
 
+def is_rollout_id(given: object) -> bool:
+    """Whether a rollout can have this id."""
+    return isinstance(given, str) and 0 < len(given) <= MAX_ID_LENGTH
+
+
 def _check_rollout_id(rollout_id: object) -> None:
-    if not isinstance(rollout_id, str) or not 0 < len(rollout_id) <= MAX_ID_LENGTH:
+    if not is_rollout_id(rollout_id):
         raise ConfigurationError(
             f"a rollout id must be a string of 1 to {MAX_ID_LENGTH} characters"
         )

@@ -31,10 +31,12 @@ class Rollout:
 
     __slots__ = (
         "_closed",
+        "_closed_callback",
         "_error",
         "_exchanges",
         "_failures",
         "_first_failure",
+        "_idle_since",
         "_open_exchanges",
         "_outcome",
         "_running",
@@ -57,10 +59,12 @@ class Rollout:
         self.ref = ref
         self.state = state
         self._closed = False
+        self._closed_callback: Callable[[], None] | None = None
         self._error: RolloutError | None = None
         self._exchanges = 0
         self._failures = 0
         self._first_failure: Failure | None = None
+        self._idle_since = time.monotonic()
         self._outcome: RolloutOutcome | None = None
         self._running: tuple[Exchange, ...] = ()
         self._stop_reason: str | None = None
@@ -116,6 +120,16 @@ class Rollout:
     def closed(self) -> bool:
         """Whether it has ended."""
         return self._closed
+
+    @property
+    def running(self) -> int:
+        """How many exchanges run."""
+        return len(self._running)
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the last exchange ended (``monotonic``, s), or None while one runs."""
+        return None if self._running else self._idle_since
 
     @property
     def fingerprint_key(self) -> bytes:
@@ -179,6 +193,8 @@ class Rollout:
         if isinstance(exchange, Exchange):
             self._open_exchanges.discard(exchange)
         self._running = tuple(one for one in self._running if one is not exchange)
+        if not self._running:
+            self._idle_since = time.monotonic()
 
     def record_failure(
         self, failure: Failure, error: type[RolloutError], *, stopped: bool
@@ -228,6 +244,12 @@ class Rollout:
             self._first_failure,
         )
         self.emit(ended, begun=True)
+        if self._closed_callback is not None:
+            self._closed_callback()
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Have a callback called when it has ended. For who opened it: there is one."""
+        self._closed_callback = callback
 
     def _earned(self) -> RolloutOutcome:
         if self._error is not None or _is_set(self.state, "error"):

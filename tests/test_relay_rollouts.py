@@ -182,6 +182,21 @@ async def test_a_malformed_id_is_refused(registry: RolloutRegistry) -> None:
     assert len(relay.upstream.received) == 1
 
 
+async def test_invented_ids_are_refused_beyond_a_bound(
+    registry: RolloutRegistry,
+) -> None:
+    """With too many rollouts open, a request of another id is a 503 of the relay."""
+    async with relaying(registry, answers, max_rollouts=1) as relay:
+        replies = [
+            await relay.call(f"/rollout/{name}/v1/{CHAT}") for name in ("a", "b", "a")
+        ]
+
+        assert len(registry) == 1
+    assert [reply.status for reply in replies] == [200, 503, 200]
+    assert replies[1].json() == {"error": "too many rollouts are open"}
+    assert len(relay.upstream.received) == 2
+
+
 async def test_the_status_tells_how_a_rollout_stands(registry: RolloutRegistry) -> None:
     """GET gives counts, and the outcome and error type so far."""
     async with relaying(registry, answers) as relay:

@@ -11,6 +11,7 @@ from aiohttp.typedefs import Handler, Middleware
 from otel_intercept import failure as failures
 from otel_intercept.errors import ConfigurationError, NotIntercepted
 from otel_intercept.exchange import Exchange
+from otel_intercept.idle import IdleRollouts
 from otel_intercept.middleware.access_log import set_access_line, shorten_access_log
 from otel_intercept.middleware.foreign import (
     add_restoring_middleware,
@@ -18,7 +19,11 @@ from otel_intercept.middleware.foreign import (
     call_silenced,
 )
 from otel_intercept.middleware.incoming import describe
-from otel_intercept.middleware.redacted import fail_exchange, fail_unobserved
+from otel_intercept.middleware.redacted import (
+    fail_exchange,
+    fail_unobserved,
+    refuse_unknown,
+)
 from otel_intercept.middleware.serving import Serving, start_exchange
 from otel_intercept.registry import RolloutRegistry
 
@@ -38,6 +43,7 @@ class _Wiring:
     registry: RolloutRegistry
     rollout_id: str | Resolver
     resolve: Resolver
+    implicit: IdleRollouts | None
     serving: Serving = field(default_factory=Serving)
 
 
@@ -49,6 +55,7 @@ def instrument_app(
     registry: RolloutRegistry,
     *,
     rollout_id: str | Resolver = "rollout_id",
+    idle_close_s: float | None = None,
 ) -> None:
     """Observe every request of an app that belongs to a rollout.
 
@@ -69,18 +76,43 @@ def instrument_app(
         registry: Where the rollouts are open.
         rollout_id: The ``match_info`` key of the rollout id, or a function of the
             request that returns it, or None for a request that is no rollout's.
+        idle_close_s: For apps that do not know when a rollout begins and ends: its
+            first request opens it, and it is closed as ``abandoned`` after so many
+            seconds without a running exchange, or as ``aborted`` when the app stops.
+            `RolloutRegistry.close` ends it sooner; what the app opens itself is left
+            alone. Beyond 16,384 of them, requests of further ids are rejected. None
+            (the default) rejects every request of a rollout that is not open.
 
     Raises:
         ConfigurationError: The app is frozen, or is instrumented for another registry
-            or with another ``rollout_id``.
+            or with another ``rollout_id`` or ``idle_close_s``; or ``idle_close_s`` is
+            not above 0.
+    """
+    implicit = None if idle_close_s is None else IdleRollouts(registry, idle_close_s)
+    wire_app(app, registry, rollout_id=rollout_id, implicit=implicit)
+
+
+def wire_app(
+    app: web.Application,
+    registry: RolloutRegistry,
+    *,
+    rollout_id: str | Resolver,
+    implicit: IdleRollouts | None,
+) -> None:
+    """Do what `instrument_app` does, with rollouts that the caller opens as well.
+
+    Raises:
+        ConfigurationError: As `instrument_app`.
     """
     known = app.get(_WIRING)
     if known is not None:
-        if known.registry is registry and known.rollout_id == rollout_id:
+        same = known.registry is registry and known.rollout_id == rollout_id
+        if same and _idle_close_s(known.implicit) == _idle_close_s(implicit):
             return
         raise ConfigurationError(
-            "the app is instrumented for another registry, or with another rollout_id: "
-            "use one registry per app, and one function for all of its routes"
+            "the app is instrumented for another registry, or with another rollout_id "
+            "or idle_close_s: use one registry per app, and one function and one "
+            "idle_close_s for all of its routes"
         )
     if app.frozen or app.pre_frozen:
         raise ConfigurationError(
@@ -88,9 +120,10 @@ def instrument_app(
             "and for a sub-app before add_subapp()"
         )
     resolve = rollout_id if callable(rollout_id) else _match_info_resolver(rollout_id)
-    wiring = _Wiring(app, registry, rollout_id, resolve)
+    wiring = _Wiring(app, registry, rollout_id, resolve, implicit)
     app[_WIRING] = wiring
     app.on_shutdown.append(_note_shutdown)
+    app.on_cleanup.append(_end_implicit)
     add_restoring_middleware(app)
     app.middlewares.insert(0, _outermost(wiring))
     shorten_access_log()
@@ -101,7 +134,7 @@ def exchange_from(request: web.Request) -> Exchange:
 
     Raises:
         NotIntercepted: The request belongs to no open rollout, or the app is not
-            instrumented.
+            instrumented. Where it escapes from a rollout route, the agent gets a 404.
     """
     exchange: Exchange | None = request.get(EXCHANGE)
     if exchange is None:
@@ -123,8 +156,19 @@ async def _note_shutdown(app: web.Application) -> None:
     app[_WIRING].serving.shutting_down = True
 
 
+async def _end_implicit(app: web.Application) -> None:
+    implicit = app[_WIRING].implicit
+    if implicit is not None:
+        implicit.close_all()
+
+
+def _idle_close_s(implicit: IdleRollouts | None) -> float | None:
+    return None if implicit is None else implicit.idle_close_s
+
+
 def _outermost(wiring: _Wiring) -> Middleware:
     registry = wiring.registry
+    find = registry.get if wiring.implicit is None else wiring.implicit.ensure
 
     @web.middleware
     async def intercept(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -136,7 +180,7 @@ def _outermost(wiring: _Wiring) -> Middleware:
         request[_SEEN] = True
         description = describe(request)
         set_access_line(description.method, description.route)
-        rollout = registry.get(rollout_id)
+        rollout = find(rollout_id)
         if rollout is None:
             registry.reject(description.dialect)
             return await _pass_through(wiring, request, handler)
@@ -177,6 +221,8 @@ async def _pass_through(
         return await call_silenced(request, handler)
     except web.HTTPException:
         raise
+    except NotIntercepted:
+        return refuse_unknown()
     except Exception as exc:  # noqa: BLE001 - as above, without an exchange
         key = wiring.registry.telemetry.settings.fingerprint_key
         return fail_unobserved(request, exc, key)

@@ -59,6 +59,12 @@ def fail_unobserved(
     return _error_response(dialect_of(request.path), failure, None)
 
 
+def refuse_unknown() -> web.Response:
+    """Answer for a handler that needs the exchange of a rollout that is not open."""
+    _logger.warning("a rollout handler was asked for a rollout that is not open")
+    return web.json_response({"error": "Rollout not found"}, status=404)
+
+
 def _cut(request: web.Request) -> web.Response:
     # Closing without the last chunk is how HTTP/1.1 says "truncated". The returned
     # response is never sent: aiohttp finds the transport closed.

@@ -6,13 +6,13 @@ import aiohttp
 from aiohttp import web
 
 from otel_intercept.errors import ConfigurationError
-from otel_intercept.middleware import instrument_app
+from otel_intercept.idle import MAX_OPEN, IdleRollouts
+from otel_intercept.middleware.instrument import wire_app
 from otel_intercept.registry import RolloutRegistry
 from otel_intercept.server.credential import Credential
 from otel_intercept.server.interception import CLIENT_MAX_SIZE
 from otel_intercept.server.relay.calls import RAW_BODIES, ErrorBodies, RelayCalls
 from otel_intercept.server.relay.control import RelayControl
-from otel_intercept.server.relay.rollouts import RelayRollouts
 from otel_intercept.server.relay.wire import upstream_base
 from otel_intercept.server.runner import quiet_runner
 
@@ -25,6 +25,7 @@ def make_relay_app(
     *,
     upstream: str,
     idle_close_s: float = 900.0,
+    max_rollouts: int = MAX_OPEN,
     error_bodies: ErrorBodies = "redact",
     control_secret: str | None = None,
     upstream_key: str | None = None,
@@ -45,6 +46,7 @@ def make_relay_app(
             its ``/v1``.
         idle_close_s: Seconds without a running exchange after which a rollout is
             closed as ``abandoned``.
+        max_rollouts: Open rollouts beyond which a request opens none and gets a 503.
         error_bodies: Whether answers of 400 and above reach the agent as the dialect's
             redacted error, or as they are. The status is the upstream's either way.
         control_secret: What ``PUT``, ``GET`` and ``DELETE /rollout/{id}`` must carry.
@@ -57,13 +59,10 @@ def make_relay_app(
         ConfigurationError: ``upstream`` is no usable URL, ``idle_close_s`` is not
             positive, or ``error_bodies`` is none of the two.
     """
-    if not idle_close_s > 0:
-        raise ConfigurationError("idle_close_s must be above 0")
     if error_bodies not in get_args(ErrorBodies):
         raise ConfigurationError("error_bodies must be 'redact' or 'pass'")
-    rollouts = RelayRollouts(registry, idle_close_s)
+    rollouts = IdleRollouts(registry, idle_close_s, max_open=max_rollouts)
     relay = RelayCalls(
-        rollouts,
         upstream_base(upstream),
         upstream_key=upstream_key,
         error_bodies=error_bodies,
@@ -76,8 +75,7 @@ def make_relay_app(
         resource = request.match_info.route.resource
         if resource is None or not resource.canonical.startswith(_BASE):
             return None
-        found = request.match_info["rollout_id"]
-        return found if relay.open_rollout(found) else None
+        return request.match_info["rollout_id"]
 
     app = web.Application(client_max_size=client_max_size)
     app[RAW_BODIES] = False
@@ -86,7 +84,7 @@ def make_relay_app(
     credential = Credential(control_secret) if control_secret else None
     app.add_routes(RelayControl(rollouts, credential).routes())
     app.cleanup_ctx.append(relay.serve)
-    instrument_app(app, registry, rollout_id=rollout_id)
+    wire_app(app, registry, rollout_id=rollout_id, implicit=rollouts)
     return app
 
 

@@ -11,13 +11,13 @@ from aiohttp import hdrs, web
 from yarl import URL
 
 from otel_intercept import failure as failures
-from otel_intercept.errors import ConfigurationError, NotIntercepted
+from otel_intercept.errors import NotIntercepted
 from otel_intercept.exchange import Exchange
 from otel_intercept.middleware import exchange_from
+from otel_intercept.registry import is_rollout_id
 from otel_intercept.semconv import Dialect, Phase
 from otel_intercept.server.answers import failed, read_body, refuse
 from otel_intercept.server.relay.passing import pass_on
-from otel_intercept.server.relay.rollouts import RelayRollouts
 from otel_intercept.server.relay.upstream_answer import (
     UpstreamRefused,
     parse_object,
@@ -43,7 +43,6 @@ class RelayCalls:
     """The handler of the relayed routes, with its connections to the upstream.
 
     Args:
-        rollouts: The relay's rollouts.
         base: What ``/v1/`` and the rest of the path are appended to.
         upstream_key: Sent in place of the agent's credential, if given.
         error_bodies: What of an upstream's error reaches the agent.
@@ -52,14 +51,12 @@ class RelayCalls:
 
     def __init__(
         self,
-        rollouts: RelayRollouts,
         base: str,
         *,
         upstream_key: str | None,
         error_bodies: ErrorBodies,
         timeout: aiohttp.ClientTimeout,
     ) -> None:
-        self._rollouts = rollouts
         self._base = base
         self._upstream_key = upstream_key
         self._passes_errors = error_bodies == "pass"
@@ -77,15 +74,6 @@ class RelayCalls:
         async with session:
             app[_SESSION] = session
             yield
-            self._rollouts.close_all()
-
-    def open_rollout(self, rollout_id: str) -> bool:
-        """Open the rollout of a request if need be; False if the id is malformed."""
-        try:
-            self._rollouts.ensure(rollout_id)
-        except ConfigurationError:
-            return False
-        return True
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Relay one request.
@@ -97,20 +85,18 @@ class RelayCalls:
         try:
             exchange = exchange_from(request)
         except NotIntercepted:
-            return refuse(400, "a rollout id has 1 to 256 characters")
+            return _not_open(request.match_info["rollout_id"])
         url = target_url(self._base, request)
         if url is None:
             return refuse(400, "dot segments are not relayed")
-        rollout_id = request.match_info["rollout_id"]
-        with self._rollouts.busy(rollout_id):
-            body = await read_body(request)
-            if isinstance(body, web.Response):
-                return body
-            described = parse_object(body)
-            if described is not None:
-                exchange.describe_request(described)
-            with _cancelled_when_agent_leaves(request):
-                return await self._call(request, exchange, url, body)
+        body = await read_body(request)
+        if isinstance(body, web.Response):
+            return body
+        described = parse_object(body)
+        if described is not None:
+            exchange.describe_request(described)
+        with _cancelled_when_agent_leaves(request):
+            return await self._call(request, exchange, url, body)
 
     async def _call(
         self, request: web.Request, exchange: Exchange, url: URL, body: bytes
@@ -174,6 +160,12 @@ class RelayCalls:
         answer = failed(exchange, failure, upstream.status)
         answer.headers.update(retry_headers(upstream.headers))
         return answer
+
+
+def _not_open(rollout_id: str) -> web.Response:
+    if is_rollout_id(rollout_id):
+        return refuse(503, "too many rollouts are open")
+    return refuse(400, "a rollout id has 1 to 256 characters")
 
 
 def _raise_if_failed(exchange: Exchange, status: int, beginning: bytes) -> None:

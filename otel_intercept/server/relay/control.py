@@ -6,12 +6,12 @@ from typing import Final, TypeAlias
 from aiohttp import web
 
 from otel_intercept.errors import ConfigurationError, RolloutExistsError
+from otel_intercept.idle import IdleRollouts
 from otel_intercept.rollout import Rollout
 from otel_intercept.semconv import RolloutOutcome
 from otel_intercept.server.answers import read_object, refuse
 from otel_intercept.server.credential import Credential
 from otel_intercept.server.json_values import JsonObject
-from otel_intercept.server.relay.rollouts import RelayRollouts
 
 Route: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -32,7 +32,7 @@ class RelayControl:
         credential: What control requests must carry, if anything.
     """
 
-    def __init__(self, rollouts: RelayRollouts, credential: Credential | None) -> None:
+    def __init__(self, rollouts: IdleRollouts, credential: Credential | None) -> None:
         self._rollouts = rollouts
         self._credential = credential
 
@@ -88,8 +88,7 @@ class RelayControl:
         rollout = self._rollouts.registry.get(rollout_id)
         if rollout is None:
             return refuse(404, "Rollout not found")
-        running = self._rollouts.running(rollout_id)
-        return web.json_response(_facts(rollout) | {"running": running})
+        return web.json_response(_facts(rollout) | {"running": rollout.running})
 
     async def _close(self, request: web.Request) -> web.StreamResponse:
         asked = request.query.get("outcome")
@@ -98,7 +97,8 @@ class RelayControl:
             return refuse(
                 400, "outcome must be completed, failed, cancelled or stopped"
             )
-        rollout = self._rollouts.close(request.match_info["rollout_id"], outcome)
+        rollout_id = request.match_info["rollout_id"]
+        rollout = self._rollouts.registry.close(rollout_id, outcome=outcome)
         if rollout is None:
             return refuse(404, "Rollout not found")
         return web.json_response(_facts(rollout))
