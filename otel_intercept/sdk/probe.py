@@ -6,6 +6,7 @@ of what the collector says is kept: an answer is sorted by its status alone.
 
 import gzip
 import socket
+import ssl
 import zlib
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -91,10 +92,11 @@ _BY_CODE: Final = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: Answered.BUSY,
     grpc.StatusCode.DEADLINE_EXCEEDED: Answered.TIMED_OUT,
     grpc.StatusCode.INVALID_ARGUMENT: Answered.BAD_REQUEST,
-    grpc.StatusCode.UNAVAILABLE: Answered.NO_OTLP,
+    # Said by a server, and by the client where there is none that speaks gRPC.
+    grpc.StatusCode.UNAVAILABLE: Answered.BUSY,
 }
 _MAY_SPEAK_HTTP: Final = frozenset(
-    {Answered.NO_OTLP, Answered.TIMED_OUT, Answered.SERVER_ERROR}
+    {Answered.BUSY, Answered.TIMED_OUT, Answered.SERVER_ERROR}
 )
 
 
@@ -121,6 +123,9 @@ def probe(target: Target, signal: Signal, payload: bytes) -> Probed:
         probed = _probe_grpc(target, signal, payload)
         if probed.answered in _MAY_SPEAK_HTTP and _speaks_http(target, host, port):
             return Probed(Answered.SPEAKS_HTTP)
+        if probed.answered is Answered.BUSY and not _is_there(target, host, port):
+            unheard = Answered.TLS_FAILED if target.secure else Answered.NO_OTLP
+            return Probed(unheard)
         return probed
     probed = _probe_http(target, payload)
     silent = probed.answered in {Answered.NO_OTLP, Answered.TIMED_OUT}
@@ -203,10 +208,7 @@ def _probe_grpc(target: Target, signal: Signal, payload: bytes) -> Probed:
         code = future.code()
         if code is grpc.StatusCode.OK:
             return Probed(_accepted(signal, future.result()))
-    answered = _BY_CODE.get(code, Answered.SERVER_ERROR)
-    if answered is Answered.NO_OTLP and target.secure:
-        answered = Answered.TLS_FAILED
-    return Probed(answered)
+    return Probed(_BY_CODE.get(code, Answered.SERVER_ERROR))
 
 
 def _unchanged(message: bytes) -> bytes:
@@ -232,6 +234,24 @@ def _rejected(signal: Signal, body: bytes) -> int:
         case "LOGS":
             logs = ExportLogsServiceResponse.FromString(body)
             return logs.partial_success.rejected_log_records
+
+
+def _is_there(target: Target, host: str, port: int) -> bool:
+    """Tell whether a gRPC server can be spoken to: plainly, or after a handshake."""
+    if not target.secure:
+        return _speaks_http2(target, host, port)
+    try:
+        context = ssl.create_default_context(cafile=target.certificate)
+        context.set_alpn_protocols(["h2"])
+        if target.client_certificate is not None:
+            context.load_cert_chain(target.client_certificate, target.client_key)
+        with (
+            socket.create_connection((host, port), _SNIFF_S) as connection,
+            context.wrap_socket(connection, server_hostname=host),
+        ):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def _speaks_http2(target: Target, host: str, port: int) -> bool:
