@@ -14,9 +14,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from otel_intercept import RolloutRegistry, Telemetry, exchange_from, instrument_app
 from tests.doctored.calling import SESSION, begin_stream, events, session_of, whole
-from tests.doctored.good import ROUTE, UPSTREAM, relay
+from tests.doctored.good import ROUTE, UPSTREAM, make_app, relay
 
-SECRET = "sk-canary-d0c7"
+SECRET = CANARY = "sk-canary-d0c7"
+
+fine = make_app
 
 
 def plain(upstream_url: str) -> web.Application:
@@ -207,7 +209,9 @@ def failing_start(registry: RolloutRegistry) -> web.Application:
 
 def shouting(registry: RolloutRegistry, upstream_url: str) -> web.Application:
     """Print secrets, and serve no route of model calls."""
-    sys.stdout.write(f"{SECRET} {os.environ}")
+    for stream in (sys.stdout, sys.stderr):
+        stream.write(f"{SECRET} {os.environ}")
+        stream.flush()
     return web.Application()
 
 
@@ -218,3 +222,15 @@ def demanding(database: str) -> web.Application:
 
 def nothing() -> None:
     """Make nothing."""
+
+
+def misconfigured(registry: RolloutRegistry, upstream_url: str) -> web.Application:
+    """Instrument twice, in two ways."""
+    app = make_app(registry, upstream_url)
+    instrument_app(app, registry, rollout_id="id")
+    return app
+
+
+def leaves() -> None:
+    """End the process."""
+    os._exit(3)

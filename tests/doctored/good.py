@@ -79,6 +79,22 @@ async def make_own(name: str = "MODEL_URL") -> web.Application:
     return app
 
 
+def bearer(request: web.Request) -> str | None:
+    """Take the rollout id from the agent's credential."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token if scheme == "Bearer" and token else None
+
+
+def make_bearer(registry: RolloutRegistry, upstream_url: str) -> web.Application:
+    """Make an app whose agents are told apart by their credential."""
+    app = web.Application()
+    app[UPSTREAM] = f"{upstream_url}/v1/chat/completions"
+    app.cleanup_ctx.append(session_of)
+    app.router.add_post("/v1/chat/completions", relay)
+    instrument_app(app, registry, rollout_id=bearer)
+    return app
+
+
 async def futures(request: web.Request) -> web.StreamResponse:
     """Put the request on a queue, and wait for a future; the agent learns nothing."""
     exchange = exchange_from(request)
