@@ -22,6 +22,8 @@ from otel_intercept.sdk.probe import Answered
 from otel_intercept.testing import TelemetryRecorder
 from tests.samples import exchange, failed_exchange, wait
 
+DOCS = Path(__file__).parent.parent / "docs" / "doctor.md"
+
 ROW = Row(Injected(PROBES[0], "r", "0" * 32, "0" * 16), "ok", good=True)
 BAD = Row(Injected(PROBES[2], "r", "0" * 32, "0" * 16), "\x1b[2Jok", good=False)
 REPORT = Report(
@@ -113,3 +115,10 @@ def test_headers_and_openings_are_read_as_they_are_typed() -> None:
     )
     assert opening("PUT /open", "POST") == Opening("PUT", "/open")
     assert opening("open", "POST") is None
+
+
+def test_every_finding_is_explained() -> None:
+    """The documentation names each code, and every code has its words."""
+    text = DOCS.read_text(encoding="utf-8")
+
+    assert [code for code in Code if f"`{code.value}`" not in text] == []
