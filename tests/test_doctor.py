@@ -192,7 +192,12 @@ def test_a_protocol_that_the_collector_does_not_speak_is_named_with_its_line() -
 def test_a_collector_that_accepts_gets_the_probe_and_nothing_of_the_app() -> None:
     """The users' collector sees one probe per signal, and none of doctor's rollouts."""
     with HttpCollector() as collector:
-        done = program(f"{BROKEN}:fine", OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+        done = program(
+            f"{BROKEN}:fine",
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+            OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.url}/v1/traces",
+            OTEL_TRACES_SAMPLER="always_off",
+        )
 
     assert done.returncode == 0
     assert "All is seen: 14 of 14 probes" in done.stdout
@@ -349,10 +354,11 @@ def test_a_server_is_asked_to_open_its_rollouts(
     assert findings(told).keys() == RELAYED
 
 
+@pytest.mark.parametrize("call", ["messages", "responses"])
 def test_a_server_that_runs_is_examined_by_its_file(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, call: str
 ) -> None:
-    """The same over OTEL_INTERCEPT_FILE, with a rollout that is open already."""
+    """The same over OTEL_INTERCEPT_FILE, in one rollout, for other dialects."""
     (upstream,) = free_ports(1)
     file = tmp_path / "spans.jsonl"
     environ = {
@@ -360,7 +366,8 @@ def test_a_server_that_runs_is_examined_by_its_file(
         "OTEL_TRACES_EXPORTER": "otlp_json_file",
         "OTEL_METRICS_EXPORTER": "none",
     }
-    arguments = ("--file", str(file), "--rollout-id", "mine")
+    route = f"/rollout/{{rollout_id}}/v1/{call}"
+    arguments = ("--file", str(file), "--rollout-id", "mine", "--route", route)
 
     with relaying(upstream, **environ) as url:
         told = report(capsys, url, *arguments, "--upstream-port", str(upstream))

@@ -130,6 +130,72 @@ def test_a_wiring_that_sees_everything_has_no_finding() -> None:
     assert judgement.findings == ()
 
 
+def seen_as(
+    name: str, outcome: ExchangeOutcome, error_type: ErrorType | None
+) -> list[Code]:
+    """Return what is found if one probe ends so, and the others as they should."""
+    evidence = good_evidence()
+    number = next(n for n, probe in enumerate(PROBES, 1) if probe.name == name)
+    item = evidence.injected[number - 1]
+    others = [line for line in evidence.spans if line.trace_id != f"{number:032x}"]
+    spans = [*others, *spans_of(number, item, outcome, error_type)]
+    return codes(with_spans(evidence, spans))
+
+
+X, E = ExchangeOutcome, ErrorType
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome", "error_type", "expected"),
+    [
+        ("good", X.REJECTED, None, Code.GOOD_CALL_FAILED),
+        ("good-stream", X.NO_TERMINAL, E.UPSTREAM_TRUNCATED, Code.GOOD_CALL_FAILED),
+        ("rate-limited", X.OK, None, Code.STATUS_SWALLOWED),
+        ("rate-limited", X.REJECTED, None, Code.STATUS_SWALLOWED),
+        ("rate-limited", X.UPSTREAM_FAILED, E.UPSTREAM_RATE_LIMITED, None),
+        (
+            "rate-limited",
+            X.UPSTREAM_FAILED,
+            E.UPSTREAM_SERVER_ERROR,
+            Code.FAILURE_MISNAMED,
+        ),
+        ("server-error", X.CANCELLED, None, Code.STATUS_SWALLOWED),
+        ("server-error-stream", X.SILENT_EMPTY, E.UPSTREAM_SERVER_ERROR, None),
+        ("server-error-stream", X.SILENT_EMPTY, E.OTHER, Code.FAILURE_MISNAMED),
+        ("hang", X.OK, None, Code.CALL_SWALLOWED),
+        ("hang", X.UPSTREAM_FAILED, E.UPSTREAM_CONNECTION, None),
+        ("malformed", X.OK, None, Code.BODY_SWALLOWED),
+        ("malformed", X.HANDLER_FAILED, E.HANDLER_ERROR, Code.FAILURE_MISNAMED),
+        ("empty", X.OK, None, Code.BODY_SWALLOWED),
+        ("empty-stream", X.OK, None, Code.STREAM_SWALLOWED),
+        ("cut-stream", X.AGENT_GONE, None, Code.STREAM_SWALLOWED),
+        ("no-terminal", X.NO_TERMINAL, E.UPSTREAM_TRUNCATED, None),
+        ("error-frame", X.ERROR_FRAME, E.UPSTREAM_ERROR_FRAME, None),
+        ("error-frame", X.OK, None, Code.STREAM_SWALLOWED),
+        ("agent-leaves", X.CUT, E.AGENT_DISCONNECTED, None),
+        ("agent-leaves", X.OK, None, Code.AGENT_LEFT_UNSEEN),
+        (
+            "agent-leaves",
+            X.UPSTREAM_FAILED,
+            E.UPSTREAM_TIMEOUT,
+            Code.AGENT_LEFT_UNSEEN,
+        ),
+        ("refused", X.OK, None, Code.CALL_SWALLOWED),
+        ("refused", X.UPSTREAM_FAILED, E.UPSTREAM_TIMEOUT, Code.FAILURE_MISNAMED),
+    ],
+)
+def test_each_probe_is_judged_by_outcome_and_error_type(
+    name: str,
+    outcome: ExchangeOutcome,
+    error_type: ErrorType | None,
+    expected: Code | None,
+) -> None:
+    """A failure must come out as one, of a type that fits what was injected."""
+    found = seen_as(name, outcome, error_type)
+
+    assert found == ([] if expected is None else [expected])
+
+
 OUTCOMES = st.one_of(
     st.none(),
     st.tuples(
