@@ -112,6 +112,8 @@ SPAN_ROLLOUT: Final = "rollout"
 SPAN_ROLLOUT_STARTED: Final = "rollout.started"
 SPAN_FAILURE: Final = "failure"
 EVENT_EXCEPTION: Final = "exception"
+PROBE: Final = "otel_intercept.probe"
+"""The span, gauge or log record that `otel-intercept doctor` sends to a collector."""
 
 ROLLOUT_ID: Final = "intercept.rollout.id"
 ROLLOUT_OUTCOME: Final = "intercept.rollout.outcome"

@@ -43,7 +43,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return printed.err
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("explain",), ("serve",)])
+@pytest.mark.parametrize(
+    "command", [(), ("demo",), ("explain",), ("serve",), ("doctor",)]
+)
 def test_help_teaches_the_tool(
     capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
 ) -> None:
@@ -68,7 +70,7 @@ def test_the_help_names_every_command_and_variable(
         main(["serve", "--help"])
     serve = capsys.readouterr().out
 
-    assert all(name in commands for name in ("demo", "explain", "serve"))
+    assert all(name in commands for name in ("demo", "explain", "serve", "doctor"))
     assert "OTEL_INTERCEPT_UPSTREAM_KEY" in serve
     assert "OTEL_INTERCEPT_CONTROL_SECRET" in serve
 

@@ -1,4 +1,4 @@
-"""The terminal program ``otel-intercept``: demo, explain and serve."""
+"""The terminal program ``otel-intercept``: demo, explain, serve and doctor."""
 
 import argparse
 import importlib.util
@@ -30,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments without the program's name; by default the process's own.
 
     Returns:
-        0 when all is well; 1 when the demo saw something else than it injected; 2 when
-        the command cannot be run, which one line on standard error explains; 70 after a
-        mistake of ours; 130 when interrupted. No exception's text is ever printed.
+        0 when all is well; 1 when demo or doctor saw something else than was injected;
+        2 when the command cannot be run, which one line on standard error explains; 70
+        after a mistake of ours; 130 when interrupted. No exception's text is printed.
 
     Raises:
         SystemExit: After ``--help`` and ``--version``, with 0.
@@ -67,6 +67,11 @@ def _run(arguments: argparse.Namespace) -> int:
             from otel_intercept.cli.explain import explain
 
             return explain(arguments.rollout_id, arguments.file, as_json=arguments.json)
+        case "doctor":
+            from otel_intercept.cli.doctor.arguments import options_of
+            from otel_intercept.cli.doctor.command import doctor
+
+            return doctor(options_of(arguments))
         case _:
             from otel_intercept.cli.serve import ServeOptions, serve
 

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, NoReturn
 
+from otel_intercept.cli.doctor.arguments import DESCRIPTION, add_arguments
 from otel_intercept.cli.output import PROGRAM, refuse
 
 DEMO_FILE: Final = Path("otel-intercept-demo.jsonl")
@@ -94,6 +95,7 @@ def make_parser() -> Parser:
     _add_demo(commands)
     _add_explain(commands)
     _add_serve(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -191,6 +193,13 @@ def _add_serve(commands: "argparse._SubParsersAction[Parser]") -> None:
         action="store_true",
         help="do not connect to the upstream before serving",
     )
+
+
+def _add_doctor(commands: "argparse._SubParsersAction[Parser]") -> None:
+    doctor = _command(
+        commands, "doctor", "prove that a wiring sees it all", DESCRIPTION
+    )
+    add_arguments(doctor, port=_port, seconds=_seconds)
 
 
 def _version() -> str:

@@ -23,7 +23,7 @@ _RESTORED: Final = web.AppKey("otel_intercept.context_restored", bool)
 
 def add_restoring_middleware(app: web.Application) -> None:
     """Give handlers their context back behind contrib's middleware, where it stands."""
-    if _is_foreign(app):
+    if is_foreign(app):
         app.middlewares.append(_innermost(app))
         app[_RESTORED] = True
 
@@ -42,7 +42,7 @@ async def call_in_context(
 
 async def call_silenced(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Call the handler with contrib's middleware, if there is one, kept silent."""
-    if not any(map(_is_foreign, request.match_info.apps)):
+    if not any(map(is_foreign, request.match_info.apps)):
         return await handler(request)
     with suppress_http_instrumentation():
         return await handler(request)
@@ -75,7 +75,8 @@ def _innermost(app: web.Application) -> Middleware:
     return restore
 
 
-def _is_foreign(app: web.Application) -> bool:
+def is_foreign(app: web.Application) -> bool:
+    """Tell whether middleware of contrib stands in the app."""
     return any(
         getattr(middleware, "__module__", "").startswith(_FOREIGN)
         for middleware in app.middlewares
@@ -85,4 +86,4 @@ def _is_foreign(app: web.Application) -> bool:
 def _is_foreign_below(request: web.Request, app: web.Application) -> bool:
     apps = request.match_info.apps
     below = apps[apps.index(app) + 1 :]
-    return any(_is_foreign(inner) and _RESTORED not in inner for inner in below)
+    return any(is_foreign(inner) and _RESTORED not in inner for inner in below)

@@ -145,6 +145,12 @@ def exchange_from(request: web.Request) -> Exchange:
     return exchange
 
 
+def wiring_of(app: web.Application) -> tuple[RolloutRegistry, str | Resolver] | None:
+    """Return what an app is instrumented with; None if it is not. Changes nothing."""
+    wiring = app.get(_WIRING)
+    return None if wiring is None else (wiring.registry, wiring.rollout_id)
+
+
 def _match_info_resolver(key: str) -> Resolver:
     def resolve(request: web.Request) -> str | None:
         return request.match_info.get(key)

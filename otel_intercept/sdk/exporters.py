@@ -75,6 +75,30 @@ def build_metric_exporter(outputs: Outputs) -> MetricExporter | None:
     return FanOutMetricExporter.of(exporters)
 
 
+def open_session(target: Target) -> ExportSession:
+    """Return a session that speaks as the HTTP exporters to this target do."""
+    session = ExportSession(target.headers)
+    _set_tls(session, target)
+    return session
+
+
+def open_channel(target: Target) -> grpc.Channel:
+    """Return a channel that speaks as the gRPC exporters to this target do.
+
+    Raises:
+        ConfigurationError: A TLS credential cannot be used.
+    """
+    return _connect(_channel, target)
+
+
+def _channel(target: Target) -> grpc.Channel:
+    compression = _grpc_compression(target)
+    credentials = _credentials(target)
+    if credentials is None:
+        return grpc.insecure_channel(target.endpoint, compression=compression)
+    return grpc.secure_channel(target.endpoint, credentials, compression=compression)
+
+
 def _http_spans(target: Target) -> SpanExporter:
     session = ExportSession(target.headers)
     exporter = HttpSpanExporter(

@@ -36,6 +36,14 @@ _KINDS: Final[tuple[tuple[type[exceptions.RequestException], str], ...]] = (
 _UNKNOWN: Final = "the request could not be made"
 
 
+class Redirected(requests.RequestException):
+    """The collector sends the request elsewhere."""
+
+
+class PartRejected(requests.RequestException):
+    """The collector took the request, but not all of it."""
+
+
 class ExportSession(requests.Session):
     """A session for one OTLP endpoint.
 
@@ -79,9 +87,9 @@ class ExportSession(requests.Session):
         else:
             response.reason = _standard_reason(response.status_code)
             if 300 <= response.status_code < 400:
-                raise requests.RequestException("the collector redirects elsewhere")
+                raise Redirected("the collector redirects elsewhere")
             if response.status_code < 300 and _rejected(response):
-                raise requests.RequestException("the collector rejected a part")
+                raise PartRejected("the collector rejected a part")
             return response
         raise error
 

@@ -20,8 +20,10 @@ class Fault(StrEnum):
     CONTENT_FILTER = "content_filter"
     HANG = "hang"
     RESET = "reset"
+    REFUSED = "refused"
     CUT_BODY = "cut_body"
     HTML = "html"
+    EMPTY_BODY = "empty_body"
     ERROR_FRAME = "error_frame"
     CUT_STREAM = "cut_stream"
     NO_TERMINAL = "no_terminal"
@@ -49,8 +51,10 @@ WORDS: Final[Mapping[Fault, str]] = MappingProxyType(
         Fault.CONTENT_FILTER: "the content filter says no",
         Fault.HANG: "upstream hangs, the call times out",
         Fault.RESET: "upstream closes the connection unanswered",
+        Fault.REFUSED: "nobody listens upstream",
         Fault.CUT_BODY: "upstream cuts its body short",
         Fault.HTML: "upstream answers HTML instead of JSON",
+        Fault.EMPTY_BODY: "upstream answers 200 with an empty body",
         Fault.ERROR_FRAME: "an error frame inside a 200 stream",
         Fault.CUT_STREAM: "upstream cuts its stream short",
         Fault.NO_TERMINAL: "a stream without its terminal event",
@@ -68,3 +72,6 @@ WORDS: Final[Mapping[Fault, str]] = MappingProxyType(
 
 FAULT_HEADER: Final = "x-scripted-fault"
 """Tells the scripted upstream which fault to play; a header of the demo alone."""
+
+FAULT_MODEL: Final = "scripted-fault-"
+"""Begins model names that tell it the same, where no header gets through."""

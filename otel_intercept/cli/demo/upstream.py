@@ -14,14 +14,13 @@ from typing import Final, NamedTuple
 from aiohttp import web
 
 from otel_intercept.cli.demo import answers
-from otel_intercept.cli.demo.faults import FAULT_HEADER, Fault
+from otel_intercept.cli.demo.faults import FAULT_HEADER, FAULT_MODEL, Fault
 from otel_intercept.dialect import dialect_of
 from otel_intercept.semconv import Dialect
 from otel_intercept.server.runner import quiet_runner
 
 LOOPBACK: Final = "127.0.0.1"
 
-_ROUTES: Final = ("chat/completions", "completions", "responses", "messages")
 _EVENTS_BEFORE_TROUBLE: Final = 5
 _MAX_BODY: Final = 1_048_576
 _SHUTDOWN_S: Final = 1.0
@@ -63,22 +62,39 @@ class ScriptedUpstream:
     Args:
         secret: Stands in every error text that is sent.
         pace_s: Seconds between two chunks, and about a third of those before an answer.
+        hang_s: Seconds that a hanging call takes to be hung up on, at most.
+        slow_s: Seconds that an answer takes whose agent is going to leave.
+
+    Attributes:
+        playing: What to play for a request that does not tell.
+        calls: How many requests have come.
+        secrets_sent: How many error texts were sent.
     """
 
-    def __init__(self, *, secret: str, pace_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        secret: str,
+        pace_s: float,
+        hang_s: float = 60.0,
+        slow_s: float = 0.0,
+    ) -> None:
         self._pace_s = pace_s
+        self._hang_s = hang_s
+        self._slow_s = slow_s
         self._stopping = asyncio.Event()
         self._text = (
             f"scripted failure, key {secret}, "
             f"see https://demo:{secret}@upstream.invalid/v1?token={secret}"
         )
+        self.playing = Fault.NONE
+        self.calls = 0
         self.secrets_sent = 0
 
     def app(self) -> web.Application:
-        """Return the app that serves all four dialects."""
+        """Return the app that serves all four dialects, below any base path."""
         app = web.Application(client_max_size=_MAX_BODY)
-        for route in _ROUTES:
-            app.router.add_post(f"/v1/{route}", self._answer)
+        app.router.add_post("/{path:.*}", self._answer)
         app.on_shutdown.append(self._stop)
         return app
 
@@ -86,24 +102,42 @@ class ScriptedUpstream:
         self._stopping.set()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self.calls += 1
         body = await request.json()
-        fault = Fault(request.headers.get(FAULT_HEADER, Fault.NONE))
+        fault = self._fault_of(request, body)
         dialect = dialect_of(request.path)
         await asyncio.sleep(3 * self._pace_s)
         if fault is Fault.HANG:
-            await self._stopping.wait()
+            await self._pause(self._hang_s)
+        if fault is Fault.AGENT_LEAVES:
+            await self._pause(self._slow_s)
         if fault in {Fault.HANG, Fault.RESET}:
             return _hang_up(request)
         if fault in _REFUSALS:
             return self._refuse(dialect, fault)
         if fault is Fault.HTML:
             return self._answer_html()
+        if fault is Fault.EMPTY_BODY:
+            return web.Response(content_type="application/json")
         if body.get("stream") is True:
             return await self._stream(request, dialect, fault)
         whole = answers.whole(dialect, tool=_wants_tool(body))
         if fault is Fault.CUT_BODY:
             return await self._cut_body(request, whole)
         return web.json_response(whole)
+
+    def _fault_of(self, request: web.Request, body: Mapping[str, object]) -> Fault:
+        asked = request.headers.get(FAULT_HEADER)
+        model = body.get("model")
+        if asked is None and isinstance(model, str) and model.startswith(FAULT_MODEL):
+            asked = model.removeprefix(FAULT_MODEL)
+        # A host may keep both to itself; then what is being played now is meant.
+        return self.playing if asked is None else Fault(asked)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     def _refuse(self, dialect: Dialect, fault: Fault) -> web.Response:
         refusal = _REFUSALS[fault]
@@ -153,9 +187,7 @@ class ScriptedUpstream:
         match fault:
             case Fault.EMPTY_STREAM:
                 return good[-1:]
-            case Fault.NO_TERMINAL:
-                return good[:-1]
-            case Fault.CUT_STREAM:
+            case Fault.NO_TERMINAL | Fault.CUT_STREAM:
                 return good[:_EVENTS_BEFORE_TROUBLE]
             case Fault.ERROR_FRAME:
                 frame = answers.error_event(
@@ -167,12 +199,20 @@ class ScriptedUpstream:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: web.Application) -> AsyncIterator[str]:
-    """Serve an app on a free loopback port for the length of a block; give its URL."""
+async def serving(app: web.Application, *, port: int = 0) -> AsyncIterator[str]:
+    """Serve an app on loopback for the length of a block; give its URL.
+
+    Args:
+        app: The app.
+        port: Where to listen; 0 for any free port.
+
+    Raises:
+        OSError: The port cannot be listened on.
+    """
     runner = quiet_runner(app, shutdown_timeout_s=_SHUTDOWN_S)
     await runner.setup()
     try:
-        await web.TCPSite(runner, LOOPBACK, 0).start()
+        await web.TCPSite(runner, LOOPBACK, port).start()
         yield f"http://{LOOPBACK}:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()

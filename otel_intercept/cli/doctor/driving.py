@@ -1,0 +1,109 @@
+"""Doctor's agent: one request for each probe, and what came back."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import aiohttp
+
+from otel_intercept.cli.demo.faults import FAULT_MODEL, Fault
+from otel_intercept.cli.doctor.options import ID
+from otel_intercept.cli.doctor.plan import Probe
+from otel_intercept.dialect import dialect_of
+from otel_intercept.semconv import Dialect
+
+SLOW_S: Final = 1.0
+"""Seconds that the upstream takes for an answer whose agent leaves."""
+
+_LEAVES_S: Final = 0.4
+_NOTICED_S: Final = SLOW_S - _LEAVES_S + 0.4
+_MAX_TOKENS: Final = 16
+
+
+class Agent(NamedTuple):
+    """What all requests share.
+
+    Args:
+        session: The HTTP client.
+        url: The URL of the route, with ``{rollout_id}``.
+        headers: Further headers; values may hold ``{rollout_id}``.
+        prompt: What it asks; holds a planted secret.
+        planted: The secret of the upstream's error texts.
+        timeout_s: Seconds that a request may take.
+    """
+
+    session: aiohttp.ClientSession
+    url: str
+    headers: Mapping[str, str]
+    prompt: str
+    planted: bytes
+    timeout_s: float
+
+
+class Answer(NamedTuple):
+    """What came back.
+
+    Args:
+        trace_id: The trace of the ``traceparent`` that was sent.
+        span_id: The span of it.
+        status: The HTTP status, or None without an answer.
+        leaked: Whether the planted secret of the upstream came with it.
+    """
+
+    trace_id: str
+    span_id: str
+    status: int | None
+    leaked: bool
+
+
+async def ask(agent: Agent, probe: Probe, rollout_id: str) -> Answer:
+    """Make one request, and read all of its answer. Never raises for a bad one."""
+    trace_id, span_id = secrets.token_hex(16), secrets.token_hex(8)
+    headers = {
+        name: value.replace(ID, rollout_id) for name, value in agent.headers.items()
+    }
+    headers["traceparent"] = f"00-{trace_id}-{span_id}-01"
+    asking = asyncio.create_task(_post(agent, probe, rollout_id, headers))
+    if probe.fault is Fault.AGENT_LEAVES:
+        await asyncio.wait({asking}, timeout=_LEAVES_S)
+        # Cancelling closes the socket, as killing the agent's process would.
+        asking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asking
+        await asyncio.sleep(_NOTICED_S)
+        return Answer(trace_id, span_id, None, leaked=False)
+    status, leaked = await asking
+    return Answer(trace_id, span_id, status, leaked)
+
+
+async def _post(
+    agent: Agent, probe: Probe, rollout_id: str, headers: Mapping[str, str]
+) -> tuple[int | None, bool]:
+    url = agent.url.replace(ID, rollout_id)
+    body = _body(dialect_of(agent.url), probe, agent.prompt)
+    status: int | None = None
+    got = b""
+    with contextlib.suppress(aiohttp.ClientError, OSError):
+        async with (
+            asyncio.timeout(agent.timeout_s),
+            agent.session.post(url, json=body, headers=headers) as response,
+        ):
+            status = response.status
+            async for data in response.content.iter_any():
+                got += data
+    return status, agent.planted in got
+
+
+def _body(dialect: Dialect, probe: Probe, prompt: str) -> dict[str, object]:
+    model = f"{FAULT_MODEL}{probe.fault.value}"
+    body: dict[str, object] = {"model": model, "stream": probe.stream}
+    match dialect:
+        case Dialect.COMPLETIONS:
+            return body | {"prompt": prompt, "max_tokens": _MAX_TOKENS}
+        case Dialect.RESPONSES:
+            return body | {"input": prompt, "max_output_tokens": _MAX_TOKENS}
+        case _:
+            messages = [{"role": "user", "content": prompt}]
+            return body | {"messages": messages, "max_tokens": _MAX_TOKENS}
