@@ -34,7 +34,9 @@ async def chat(request: web.Request) -> web.StreamResponse:
 
 
 async def client(app: web.Application) -> AsyncIterator[None]:
-    async with aiohttp.ClientSession() as app[SESSION]:
+    # The default of 300 s in all would cut long streams.
+    timeout = aiohttp.ClientTimeout(total=None, connect=30, sock_read=900)
+    async with aiohttp.ClientSession(timeout=timeout) as app[SESSION]:
         yield
 
 

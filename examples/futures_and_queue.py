@@ -1,4 +1,4 @@
-"""The handler waits for a future; the consumer of a queue makes the model call."""
+"""The handler waits for a future; a queue's consumers make the model calls."""
 
 import asyncio
 import os
@@ -17,37 +17,37 @@ jobs: asyncio.Queue[Job] = asyncio.Queue()
 
 async def chat(request: web.Request) -> web.Response:
     exchange = exchange_from(request)
-    body: dict[str, object] = await request.json()
-    exchange.describe_request(body)
-    # From here on the future's end is seen, whatever is done about it below.
-    future = exchange.watch(asyncio.get_running_loop().create_future())
-    await jobs.put((body, future))
+    exchange.describe_request(body := await request.json())
+    answer = exchange.watch(asyncio.get_running_loop().create_future())
+    await jobs.put((body, answer))
     try:
-        return web.json_response(await future)
+        return web.json_response(await answer)
     except aiohttp.ClientError:
         return web.json_response({"error": "the model call failed"}, status=502)
 
 
-async def call_models() -> None:
-    async with aiohttp.ClientSession(raise_for_status=True) as session:
-        while True:
-            body, future = await jobs.get()
-            try:
-                async with session.post(URL, json=body) as answer:
-                    future.set_result(await answer.json())
-            except aiohttp.ClientError as exc:
-                future.set_exception(exc)
+async def consume() -> None:
+    while True:
+        body, answer = await jobs.get()
+        try:
+            async with aiohttp.request("POST", URL, json=body) as upstream:
+                upstream.raise_for_status()
+                answer.set_result(await upstream.json())
+        except Exception as exc:  # noqa: BLE001 - who waits for the answer is told
+            if not answer.done():
+                answer.set_exception(exc)
 
 
-async def consume(app: web.Application) -> AsyncIterator[None]:
-    task = asyncio.create_task(call_models())
+async def consumers(app: web.Application) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(consume()) for _ in range(64)]
     yield
-    task.cancel()
+    for task in tasks:
+        task.cancel()
 
 
 def make_app(registry: RolloutRegistry) -> web.Application:
     app = web.Application()
-    app.cleanup_ctx.append(consume)
+    app.cleanup_ctx.append(consumers)
     app.router.add_post("/rollout/{rollout_id}/v1/chat/completions", chat)
     instrument_app(app, registry, idle_close_s=900)
     return app

@@ -348,6 +348,24 @@ async def test_three_processes_make_one_trace_and_attempts_are_linked(
     assert CANARY.encode() not in collector.raw()
 
 
+def test_a_trainer_that_crashes_exports_its_span_without_the_text(
+    collector: HttpCollector,
+) -> None:
+    """The text of an exception is the one thing that the SDK would send by default."""
+    done = subprocess.run(
+        [sys.executable, "examples/one_trace/trainer.py"],
+        cwd=ROOT,
+        env=environ(collector, PROXY_URL=CANARY, TOOL_URL=CANARY),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert CANARY in done.stderr
+    assert [span.name for span in collector.spans()] == ["train"]
+    assert CANARY.encode() not in collector.raw()
+
+
 @pytest.mark.parametrize(
     "path", PROGRAMS, ids=lambda path: str(path.relative_to(ROOT / "examples"))
 )
