@@ -123,6 +123,15 @@ def test_a_broken_wiring_is_named_with_its_line(
     assert line in found[code]
 
 
+def test_rollouts_are_opened_where_the_app_was_told_to(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An app that looks for them elsewhere shows nothing, not even a good call."""
+    told = report(capsys, f"{BROKEN}:other_registry")
+
+    assert [item["seen"] for item in items(told, "probes")] == ["nothing"]
+
+
 def test_a_handler_that_swallows_failures_is_named_with_its_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -219,6 +228,7 @@ def test_what_the_app_prints_goes_nowhere(name: str) -> None:
     ("target", "words"),
     [
         (f"{BROKEN}:raising", "(RuntimeError) at tests/doctored/broken.py:"),
+        (f"{BROKEN}:pretending", "otel_intercept.errors.ConfigurationError) at tests/"),
         (f"{BROKEN}:failing_start", "(LookupError) at tests/doctored/broken.py:"),
         (
             "tests.doctored.unimportable:app",

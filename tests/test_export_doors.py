@@ -10,7 +10,7 @@ from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import SSLError, Timeout
 
 from otel_intercept.sdk.export_logs import ExportLogs
-from otel_intercept.sdk.http_session import ExportSession
+from otel_intercept.sdk.http_session import ExportSession, Redirected
 from otel_intercept.translate.guarded import exporting
 from tests.collectors import Answer, HttpCollector, closed_port
 
@@ -75,7 +75,7 @@ def test_what_the_session_raises_has_no_url(
             ),
             RequestException,
         ),
-        (Answer(status=302, headers=(("location", CANARY),)), RequestException),
+        (Answer(status=302, headers=(("location", CANARY),)), Redirected),
     ],
     ids=["hang", "junk", "bad-chunk", "redirect"],
 )

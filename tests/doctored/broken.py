@@ -12,7 +12,13 @@ from opentelemetry.instrumentation.aiohttp_server import AioHttpServerInstrument
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-from otel_intercept import RolloutRegistry, Telemetry, exchange_from, instrument_app
+from otel_intercept import (
+    ConfigurationError,
+    RolloutRegistry,
+    Telemetry,
+    exchange_from,
+    instrument_app,
+)
 from tests.doctored.calling import SESSION, begin_stream, events, session_of, whole
 from tests.doctored.good import ROUTE, UPSTREAM, make_app, relay
 
@@ -194,6 +200,11 @@ def silent(upstream_url: str) -> web.Application:
 def raising() -> web.Application:
     """Raise with a secret in the text."""
     raise RuntimeError(SECRET)
+
+
+def pretending() -> web.Application:
+    """Raise an error of ours with words of its own."""
+    raise ConfigurationError(SECRET)
 
 
 def failing_start(registry: RolloutRegistry) -> web.Application:
