@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from otel_intercept.sdk.adopt import adopt_global_providers
 from otel_intercept.sdk.environment import Environment, read_environment
 from otel_intercept.sdk.export_logs import ExportLogs
 from otel_intercept.sdk.exporters import build_metric_exporter, build_span_exporter
@@ -11,7 +12,13 @@ from otel_intercept.sdk.otlp_reader import EventLine, SpanLine, read_spans
 from otel_intercept.telemetry import Telemetry
 from otel_intercept.translate.guarded import GuardedMetricReader
 
-__all__ = ["EventLine", "SpanLine", "configure", "read_spans"]
+__all__ = [
+    "EventLine",
+    "SpanLine",
+    "adopt_global_providers",
+    "configure",
+    "read_spans",
+]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Read the standard OTel variables, and our own, into one validated object."""
 
+import dataclasses
 import secrets
 import uuid
 from collections.abc import Mapping
@@ -87,7 +88,7 @@ def read_environment(
             and what is allowed, not the value.
     """
     variables = Variables(environ)
-    if variables.flag("OTEL_SDK_DISABLED"):
+    if is_disabled(variables):
         return None
     file = variables.text(_FILE)
     path = None if file is None else Path(file)
@@ -97,7 +98,11 @@ def read_environment(
         traces |= {"otlp_json_file"}
     return Environment(
         resource=_resource(variables, service_name),
-        settings=_settings(variables),
+        settings=dataclasses.replace(
+            read_settings(variables),
+            sampler=_sampler(variables),
+            exemplar_filter=_exemplar_filter(variables),
+        ),
         traces=Outputs(
             target=read_target(variables, "TRACES") if _OTLP in traces else None,
             console="console" in traces,
@@ -112,6 +117,11 @@ def read_environment(
             variables, "OTEL_METRIC_EXPORT_INTERVAL", 60_000
         ),
     )
+
+
+def is_disabled(variables: Variables) -> bool:
+    """Tell whether the operator has switched all telemetry off."""
+    return variables.flag("OTEL_SDK_DISABLED")
 
 
 def _exporters(variables: Variables, name: str, path: Path | None) -> set[str]:
@@ -132,7 +142,12 @@ def _metrics_file(path: Path | None) -> Path | None:
     return None if path is None else path.with_suffix(f".metrics{path.suffix}")
 
 
-def _settings(variables: Variables) -> Settings:
+def read_settings(variables: Variables) -> Settings:
+    """Read how to queue, batch and label; not how to sample.
+
+    Raises:
+        ConfigurationError: A value is not allowed. The message names the variable.
+    """
     return Settings(
         fingerprint_key=_fingerprint_key(variables),
         queue_size=variables.whole(
@@ -146,8 +161,6 @@ def _settings(variables: Variables) -> Settings:
             high=MAX_EXPORT_BATCH_SIZE,
         ),
         models=frozenset(variables.words("OTEL_INTERCEPT_MODELS")) or None,
-        sampler=_sampler(variables),
-        exemplar_filter=_exemplar_filter(variables),
     )
 
 
