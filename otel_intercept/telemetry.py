@@ -10,6 +10,8 @@ from otel_intercept.recorder import Balance, Recorder
 from otel_intercept.settings import Settings
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk._logs import LoggerProvider
+    from opentelemetry.sdk._logs.export import LogRecordExporter
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import MetricReader
     from opentelemetry.sdk.resources import Resource
@@ -54,6 +56,9 @@ class Telemetry:
             sampler decides once per rollout, unless the settings have one.
         meter_provider: An SDK meter provider to use in place of a metric reader.
             Counters have no exemplars there.
+        log_exporter: Where failures go as log records (``intercept.failure``), sampled
+            or not, from a thread of their own. Behind the export guard.
+        logger_provider: An SDK logger provider to use in place of a log exporter.
 
     Raises:
         ConfigurationError: A provider is given together with what it replaces, or is
@@ -69,16 +74,20 @@ class Telemetry:
         settings: Settings | None = None,
         tracer_provider: "TracerProvider | None" = None,
         meter_provider: "MeterProvider | None" = None,
+        log_exporter: "LogRecordExporter | None" = None,
+        logger_provider: "LoggerProvider | None" = None,
     ) -> None:
         _only_one(span_exporter=span_exporter, tracer_provider=tracer_provider)
         _only_one(metric_reader=metric_reader, meter_provider=meter_provider)
+        _only_one(log_exporter=log_exporter, logger_provider=logger_provider)
         self._settings = settings or Settings()
         has_spans = not (span_exporter is None and tracer_provider is None)
         self._recorder = Recorder(self._settings.queue_size, spans=has_spans)
         self._callbacks: list[Callable[[], None]] = []
         self._pipeline: Pipeline | None = None
         self._is_shut_down = False
-        if not has_spans and metric_reader is None and meter_provider is None:
+        others = (metric_reader, meter_provider, log_exporter, logger_provider)
+        if not has_spans and others == (None,) * len(others):
             return
         # Imported late, so that a disabled process never loads the SDK.
         from otel_intercept.translate import pipeline, provided
@@ -87,11 +96,14 @@ class Telemetry:
             span_exporter = provided.adopt_tracer_provider(tracer_provider)
         if meter_provider is not None:
             meter_provider = provided.adopt_meter_provider(meter_provider)
+        if logger_provider is not None:
+            log_exporter = provided.adopt_logger_provider(logger_provider)
         self._pipeline = pipeline.Pipeline(
             self._recorder,
             self._settings,
             span_exporter=span_exporter,
             metrics=metric_reader or meter_provider,
+            log_exporter=log_exporter,
             resource=resource,
         )
         self._pipeline.start()

@@ -785,6 +785,8 @@ logging.basicConfig(level="INFO", stream=sys.stdout, format="%(name)s %(message)
 """
 SET_TRACES = "trace.set_tracer_provider(TracerProvider(shutdown_on_exit=False))\n"
 SET_METRICS = "metrics.set_meter_provider(MeterProvider(shutdown_on_exit=False))\n"
+SET_LOGS = "_logs.set_logger_provider(LoggerProvider(shutdown_on_exit=False))\n"
+LOGS_ON = "import os; os.environ['OTEL_INTERCEPT_FAILURE_LOGS'] = 'true'\n"
 USE = """
 telemetry = adopt_global_providers()
 if telemetry is None:
@@ -801,8 +803,13 @@ else:
     [
         ("", ["none"]),
         (SET_TRACES + SET_METRICS, ["True 01 7"]),
-        (SET_TRACES, ["spans leave, metrics do not", "True 01 7"]),
-        (SET_METRICS, ["metrics leave, spans do not", "True 00 7"]),
+        (SET_TRACES, ["global provider of the SDK: metrics", "True 01 7"]),
+        (
+            f"{LOGS_ON}{SET_METRICS}",
+            ["global provider of the SDK: traces, logs", "True 00 7"],
+        ),
+        (LOGS_ON + SET_TRACES + SET_METRICS + SET_LOGS, ["True 01 7"]),
+        (SET_METRICS, ["global provider of the SDK: traces", "True 00 7"]),
     ],
 )
 def test_global_providers_are_adopted_as_far_as_they_are_there(

@@ -5,12 +5,18 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
+from opentelemetry._logs import get_logger_provider
 from opentelemetry.metrics import get_meter_provider
+from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import get_tracer_provider
 
-from otel_intercept.sdk.environment import is_disabled, read_settings
+from otel_intercept.sdk.environment import (
+    has_failure_logs,
+    is_disabled,
+    read_settings,
+)
 from otel_intercept.sdk.variables import Variables
 from otel_intercept.telemetry import Telemetry
 
@@ -24,14 +30,16 @@ def adopt_global_providers(
 
     For programs that run under ``opentelemetry-instrument``, or set OpenTelemetry up
     themselves: their resource, sampler, processors, readers and exporters are used, and
-    no second set is built. When only one of the two providers is the SDK's, that one is
-    used, and one INFO line says what is missing. Providers that become global later are
-    not seen.
+    no second set is built. Where a signal has no global provider of the SDK, the others
+    are used, and one INFO line says what is missing. Providers that become global later
+    are not seen.
 
     How to queue, batch and label is read from the variables, as by ``configure``:
     ``OTEL_SDK_DISABLED``, ``OTEL_BSP_SCHEDULE_DELAY``, ``OTEL_BSP_MAX_QUEUE_SIZE``,
-    ``OTEL_BSP_MAX_EXPORT_BATCH_SIZE``, ``OTEL_INTERCEPT_MODELS`` and
-    ``OTEL_INTERCEPT_FINGERPRINT_KEY``. How to sample and export is the providers'.
+    ``OTEL_BSP_MAX_EXPORT_BATCH_SIZE``, ``OTEL_INTERCEPT_MODELS``,
+    ``OTEL_INTERCEPT_FINGERPRINT_KEY`` and ``OTEL_INTERCEPT_FAILURE_LOGS``, which sends
+    failures through the global logger provider as well. How to sample and export is for
+    the providers.
 
     The caller shuts the telemetry down, before the providers. Loggers of exporters are
     not filtered, since they are not ours: see ``otel_intercept.logs.redact_exports``.
@@ -55,15 +63,22 @@ def adopt_global_providers(
     metrics = meter_provider if isinstance(meter_provider, MeterProvider) else None
     if traces is None and metrics is None:
         return None
+    wants_logs = has_failure_logs(variables)
+    logger_provider = get_logger_provider() if wants_logs else None
+    logs = logger_provider if isinstance(logger_provider, LoggerProvider) else None
     telemetry = Telemetry(
         tracer_provider=traces,
         meter_provider=metrics,
+        logger_provider=logs,
         settings=read_settings(variables),
     )
-    if metrics is None:
-        _logger.info("no global meter provider of the SDK: spans leave, metrics do not")
-    if traces is None:
+    adopted: dict[str, object] = {"traces": traces, "metrics": metrics}
+    if wants_logs:
+        adopted["logs"] = logs
+    missing = [signal for signal, provider in adopted.items() if provider is None]
+    if missing:
         _logger.info(
-            "no global tracer provider of the SDK: metrics leave, spans do not"
+            "not exported, for want of a global provider of the SDK: %s",
+            ", ".join(missing),
         )
     return telemetry

@@ -36,6 +36,7 @@ _SAMPLERS: Final = ("always_on", "always_off", "traceidratio")
 _MAX_QUEUE: Final = 10_000_000
 _DAY_MS: Final = 86_400_000
 _FILE: Final = "OTEL_INTERCEPT_FILE"
+_FAILURE_LOGS: Final = "OTEL_INTERCEPT_FAILURE_LOGS"
 _FINGERPRINT_KEY: Final = "OTEL_INTERCEPT_FINGERPRINT_KEY"
 _MIN_KEY_BYTES: Final = 16
 
@@ -64,6 +65,7 @@ class Environment:
         settings: How to sample, queue, batch and label.
         traces: Where spans go.
         metrics: Where metrics go.
+        logs: Where the log records of failures go.
         metric_interval_s: Seconds between two metric exports.
     """
 
@@ -71,6 +73,7 @@ class Environment:
     settings: Settings
     traces: Outputs
     metrics: Outputs
+    logs: Outputs
     metric_interval_s: float
 
 
@@ -111,8 +114,9 @@ def read_environment(
         metrics=Outputs(
             target=read_target(variables, "METRICS") if _OTLP in metrics else None,
             console="console" in metrics,
-            file=_metrics_file(path) if "otlp_json_file" in metrics else None,
+            file=_file_of("metrics", path) if "otlp_json_file" in metrics else None,
         ),
+        logs=_logs(variables, path),
         metric_interval_s=_milliseconds(
             variables, "OTEL_METRIC_EXPORT_INTERVAL", 60_000
         ),
@@ -137,9 +141,25 @@ def _exporters(variables: Variables, name: str, path: Path | None) -> set[str]:
     return asked
 
 
-def _metrics_file(path: Path | None) -> Path | None:
+def has_failure_logs(variables: Variables) -> bool:
+    """Tell whether the operator wants failures as log records."""
+    return variables.flag(_FAILURE_LOGS)
+
+
+def _logs(variables: Variables, path: Path | None) -> Outputs:
+    if not has_failure_logs(variables):
+        return Outputs()
+    logs = _exporters(variables, "OTEL_LOGS_EXPORTER", path)
+    return Outputs(
+        target=read_target(variables, "LOGS") if _OTLP in logs else None,
+        console="console" in logs,
+        file=_file_of("logs", path) if "otlp_json_file" in logs else None,
+    )
+
+
+def _file_of(signal: str, path: Path | None) -> Path | None:
     # A file of its own: viewers of trace files take no other lines.
-    return None if path is None else path.with_suffix(f".metrics{path.suffix}")
+    return None if path is None else path.with_suffix(f".{signal}{path.suffix}")
 
 
 def read_settings(variables: Variables) -> Settings:

@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 from otel_intercept.errors import ConfigurationError
 from otel_intercept.sdk.variables import Variables
 
-Signal: TypeAlias = Literal["TRACES", "METRICS"]
+Signal: TypeAlias = Literal["TRACES", "METRICS", "LOGS"]
 
 _PREFIX: Final = "OTEL_EXPORTER_OTLP_"
 _PROTOCOLS: Final = ("grpc", "http/protobuf")

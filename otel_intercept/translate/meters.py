@@ -1,7 +1,7 @@
 """Own the meter provider: its instruments, its flush and its bounded shutdown."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from opentelemetry.sdk.metrics import MeterProvider, TraceBasedExemplarFilter
 from opentelemetry.sdk.metrics.export import MetricReader
@@ -33,6 +33,7 @@ class Meters:
         resource: Who they are from, unless the provider says.
         settings: Model names that may be labels; which measurements are exemplars.
         recorder: Where the balance is read.
+        log_fates: Returns the fates of the logs signal, in log records.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Meters:
         resource: Resource,
         settings: Settings,
         recorder: Recorder,
+        log_fates: Callable[[], Mapping[Fate, int]],
     ) -> None:
         self._reader = None if isinstance(source, MeterProvider) else source
         self._provider = (
@@ -64,6 +66,7 @@ class Meters:
             meter,
             balance=recorder.balance,
             metric_fates=self._fates,
+            log_fates=log_fates,
             open_rollouts=lambda: recorder.open_rollouts,
         )
 

@@ -176,6 +176,7 @@ class BalanceInstruments:
         meter: Makes the instruments.
         balance: Returns the balance of the traces signal, in records.
         metric_fates: Returns the fates of the metrics signal, in data points.
+        log_fates: Returns the fates of the logs signal, in log records.
         open_rollouts: Returns how many rollouts are open.
     """
 
@@ -185,10 +186,12 @@ class BalanceInstruments:
         *,
         balance: Callable[[], Balance],
         metric_fates: Callable[[], Fates],
+        log_fates: Callable[[], Fates],
         open_rollouts: Callable[[], int],
     ) -> None:
         self._read_balance = balance
-        self._read_fates = metric_fates
+        self._read_metric_fates = metric_fates
+        self._read_log_fates = log_fates
         self._read_open_rollouts = open_rollouts
         self._balance = balance()
         for create, instrument, callback in (
@@ -212,7 +215,8 @@ class BalanceInstruments:
                 Fate.FAILED: self._balance.failed,
                 Fate.DROPPED: self._balance.dropped,
             },
-            Signal.METRICS: self._read_fates(),
+            Signal.METRICS: self._read_metric_fates(),
+            Signal.LOGS: self._read_log_fates(),
         }
         for signal, fate in product(Signal, Fate):
             labels = {

@@ -4,11 +4,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from queue import SimpleQueue
 from typing import Final
 
 from opentelemetry.context import Context
+from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import Resource
@@ -19,15 +20,15 @@ from opentelemetry.trace import INVALID_SPAN, SpanKind, set_span_in_context
 from otel_intercept import semconv
 from otel_intercept.record import Record
 from otel_intercept.recorder import Recorder
+from otel_intercept.semconv import Fate
 from otel_intercept.settings import MAX_EXPORT_BATCH_SIZE, Settings
 from otel_intercept.translate.bounded import seconds_until
 from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.guard import Guard
+from otel_intercept.translate.log_sender import LogSender
 from otel_intercept.translate.meters import Meters
 from otel_intercept.translate.provided import ProviderSpanExporter
-from otel_intercept.translate.scope import SCOPE
 from otel_intercept.translate.sender import SpanSender
-from otel_intercept.translate.spans import SpanFactory
 from otel_intercept.translate.translator import Translator
 
 _POLL_S: Final = 0.05
@@ -54,6 +55,7 @@ class Pipeline:
         span_exporter: Where spans go, or None.
         metrics: How metrics leave: a reader for a provider of our own, the provider of
             the application, or None.
+        log_exporter: Where the log records of failures go, or None.
         resource: Who the telemetry is from.
     """
 
@@ -64,6 +66,7 @@ class Pipeline:
         *,
         span_exporter: SpanExporter | None,
         metrics: MetricReader | MeterProvider | None,
+        log_exporter: LogRecordExporter | None,
         resource: Resource | None,
     ) -> None:
         resource = resource or Resource.get_empty()
@@ -74,12 +77,16 @@ class Pipeline:
             self._sampler = span_exporter.sampler
         self._has_spans = span_exporter is not None
         self._guard = Guard()
+        self._logs = None if log_exporter is None else LogSender(log_exporter, settings)
         self._meters = (
-            None if metrics is None else Meters(metrics, resource, settings, recorder)
+            None
+            if metrics is None
+            else Meters(metrics, resource, settings, recorder, self._log_fates)
         )
         self._translator = Translator(
-            SpanFactory(resource, SCOPE),
+            resource,
             None if self._meters is None else self._meters.instruments,
+            self._logs,
             self._guard,
         )
         # Kept here while they are worked on, so that nothing raised can lose them.
@@ -131,8 +138,9 @@ class Pipeline:
         self._wake.set()
         in_time = done.wait(timeout_s)
         in_time = in_time and self._sender.flush(seconds_until(deadline))
+        logs = self._logs is None or self._logs.flush(seconds_until(deadline))
         metrics = self._meters is None or self._meters.flush(seconds_until(deadline))
-        return in_time and metrics and self._lost() == lost
+        return in_time and logs and metrics and self._lost() == lost
 
     def shutdown(self, timeout_s: float) -> None:
         """Export what can be within the budget, settle the rest, stop everything."""
@@ -150,6 +158,8 @@ class Pipeline:
             self._translator.add_tally(self._recorder.tally())
         self._keep_locally(left)
         self._sender.shutdown(deadline)
+        if self._logs is not None:
+            self._logs.shutdown(seconds_until(deadline) / 2)
         if self._meters is not None:
             self._meters.shutdown(seconds_until(deadline))
 
@@ -162,7 +172,8 @@ class Pipeline:
     def idle(self) -> bool:
         """Whether nothing is being exported, nor will be by itself."""
         running = self._thread is not None and self._thread.is_alive()
-        return not running and (self._meters is None or self._meters.idle)
+        parts = (self._logs, self._meters)
+        return not running and all(part is None or part.idle for part in parts)
 
     def _run(self) -> None:
         last = False
@@ -233,6 +244,10 @@ class Pipeline:
             asked.append(self._flushes.get())
         return asked
 
+    def _log_fates(self) -> Mapping[Fate, int]:
+        return {} if self._logs is None else self._logs.fates
+
     def _lost(self) -> int:
-        balance = self._recorder.balance()
-        return balance.failed + balance.dropped
+        balance, logs = self._recorder.balance(), self._log_fates()
+        lost_logs = logs.get(Fate.FAILED, 0) + logs.get(Fate.DROPPED, 0)
+        return balance.failed + balance.dropped + lost_logs
