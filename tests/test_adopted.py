@@ -729,6 +729,28 @@ def test_no_secret_leaves_through_the_providers(
     assert CANARY not in logged(caplog)
 
 
+class Leisurely(InMemorySpanExporter):
+    """Takes longer for a batch than it takes to make the next one."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Keep the batch, in its own time."""
+        threading.Event().wait(0.2)
+        return super().export(spans)
+
+
+def test_a_burst_loses_nothing_in_a_batch_processor() -> None:
+    """Many more spans than its queue holds arrive, though its exporter is slow."""
+    memory = Leisurely()
+
+    with provider_of(BatchSpanProcessor(memory), Raising("flush")) as provider:
+        telemetry = Telemetry(tracer_provider=provider)
+        record_exchanges(telemetry, 5000)
+        telemetry.shutdown(30)
+
+    assert len(memory.get_finished_spans()) == 5000
+    assert telemetry.balance().exported == 5000
+
+
 class Slow(SpanExporter):
     """Takes its time, as a simple processor makes its caller feel."""
 

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from opentelemetry._logs import LogRecord
@@ -26,6 +26,9 @@ from otel_intercept.errors import ConfigurationError
 from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.scope import SCOPE
 
+MAX_BURST: Final = 512
+"""Items that are handed over before the provider is flushed: a batch of the SDK's."""
+
 _logger: Final = logging.getLogger("otel_intercept.translate")
 
 
@@ -34,7 +37,8 @@ class ProviderSpanExporter(SpanExporter):
 
     Each becomes a span of that provider, with the ids, parent and times that it has
     already; so the provider's processors see its start and its end, and the provider's
-    resource and span limits apply. The provider is flushed, never shut down.
+    resource and span limits apply. The provider is flushed, after every 512 spans at
+    the latest, and never shut down.
 
     Used by one thread at a time.
 
@@ -45,6 +49,7 @@ class ProviderSpanExporter(SpanExporter):
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._complaints = Complaints(_logger)
+        self._pace = _Pace(provider.force_flush, self._complaints)
 
     @property
     def sampler(self) -> Sampler:
@@ -87,6 +92,7 @@ class ProviderSpanExporter(SpanExporter):
         self, finished: ReadableSpan, tracer: Tracer, ids: "_GivenIds"
     ) -> bool:
         ids.context = finished.context or INVALID_SPAN_CONTEXT
+        self._pace.step()
         try:
             span = tracer.start_span(
                 finished.name,
@@ -122,6 +128,7 @@ class ProviderLogExporter(LogRecordExporter):
     def __init__(self, provider: LoggerProvider) -> None:
         self._provider = provider
         self._complaints = Complaints(_logger)
+        self._pace = _Pace(provider.force_flush, self._complaints)
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         """Emit the log records; SUCCESS when all were taken. Never raises."""
@@ -143,12 +150,36 @@ class ProviderLogExporter(LogRecordExporter):
         self._provider.force_flush()
 
     def _emit(self, logger: Logger, record: LogRecord) -> bool:
+        self._pace.step()
         try:
             logger.emit(record)
         except Exception:  # noqa: BLE001 - a processor's mistake, whose text may leak
             self._complaints.warn("a log processor of the application raised")
             return False
         return True
+
+
+class _Pace:
+    """Flushes a provider after so many items, so that a burst fills no queue of it.
+
+    The SDK's batch processors hold 2048 items, and drop more of them without a count.
+    While one is flushed, ours waits in its own queue, which is larger and counted.
+    """
+
+    def __init__(self, flush: Callable[[], object], complaints: Complaints) -> None:
+        self._flush = flush
+        self._complaints = complaints
+        self._number = 0
+
+    def step(self) -> None:
+        """Count an item that is about to be handed over. Blocks while it flushes."""
+        if self._number == MAX_BURST:
+            self._number = 0
+            try:
+                self._flush()
+            except Exception:  # noqa: BLE001 - a processor's mistake, whose text may leak
+                self._complaints.warn("a processor of the application failed to flush")
+        self._number += 1
 
 
 class _GivenIds(IdGenerator):
