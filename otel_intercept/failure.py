@@ -192,6 +192,17 @@ def triage(exc: BaseException, rollout_id: str | None = None) -> None:
         return
 
 
+def logged_exception_type(record: logging.LogRecord) -> str | None:
+    """Return the class of the exception that a log record carries, as `describe` does.
+
+    Returns:
+        The importable qualified name, or None when the log record carries none.
+    """
+    raw = record.exc_info
+    exc = raw[1] if isinstance(raw, tuple) and len(raw) > 1 else None
+    return kind_of(type(exc)).name if isinstance(exc, BaseException) else None
+
+
 def _make(
     error_type: ErrorType,
     phase: Phase,

@@ -102,6 +102,7 @@ class Signal(StrEnum):
 
     TRACES = "traces"
     METRICS = "metrics"
+    LOGS = "logs"
 
 
 OTHER: Final = "_OTHER"
@@ -114,6 +115,8 @@ SPAN_FAILURE: Final = "failure"
 EVENT_EXCEPTION: Final = "exception"
 PROBE: Final = "otel_intercept.probe"
 """The span, gauge or log record that `otel-intercept doctor` sends to a collector."""
+EVENT_FAILURE: Final = "intercept.failure"
+SEVERITY_ERROR: Final = "ERROR"
 
 ROLLOUT_ID: Final = "intercept.rollout.id"
 ROLLOUT_OUTCOME: Final = "intercept.rollout.outcome"
@@ -213,6 +216,21 @@ SPAN_ATTRIBUTES: Final = frozenset(
     }
 )
 """Every attribute key that may stand on a span or event of ours."""
+
+LOG_ATTRIBUTES: Final = frozenset(
+    {
+        ROLLOUT_ID,
+        FAILURE_PHASE,
+        FAILURE_ORIGIN,
+        FAILURE_RETRYABLE,
+        FAILURE_FINGERPRINT,
+        FAILURE_CAUSE_TYPES,
+        FAILURE_STATUS_CODE,
+        ERROR_TYPE,
+        EXCEPTION_TYPE,
+    }
+)
+"""Every attribute key that may stand on a log record of ours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,18 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
+from otel_intercept.errors import ConfigurationError
 from otel_intercept.record import Record
 from otel_intercept.recorder import Balance, Recorder
 from otel_intercept.settings import Settings
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk._logs import LoggerProvider
+    from opentelemetry.sdk._logs.export import LogRecordExporter
+    from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import MetricReader
     from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
 
     from otel_intercept.translate.pipeline import Pipeline
@@ -31,14 +36,33 @@ class Telemetry:
     lock, never block and never raise. ``flush`` and ``shutdown`` block: call them in
     an executor when a loop is running.
 
+    Spans and metrics go to exporters of our own, or to providers that the application
+    has already: then its resource, sampler, limits, processors and readers apply, with
+    the export guard before them. A record counts as exported when the tracer provider
+    has taken it; what a processor loses after that is not known here. A flush ends in a
+    flush of the providers; they are never shut down, so shut this down before them.
+    On one meter provider, the instruments of the balance are those of the first
+    telemetry.
+
     Args:
         span_exporter: Where spans go. Behind the export guard, which is added here.
             Without one, no rollout is sampled and only metrics leave.
         metric_reader: How metrics leave. Use ``GuardedMetricReader`` (in
             ``otel_intercept.translate.guarded``) to put the export guard before a push
             exporter.
-        resource: Who the telemetry is from. Empty by default.
+        resource: Who the telemetry is from, where no provider says. Empty by default.
         settings: How to sample, queue, batch and label.
+        tracer_provider: An SDK tracer provider to use in place of a span exporter. Its
+            sampler decides once per rollout, unless the settings have one.
+        meter_provider: An SDK meter provider to use in place of a metric reader.
+            Counters have no exemplars there.
+        log_exporter: Where failures go as log records (``intercept.failure``), sampled
+            or not, from a thread of their own. Behind the export guard.
+        logger_provider: An SDK logger provider to use in place of a log exporter.
+
+    Raises:
+        ConfigurationError: A provider is given together with what it replaces, or is
+            none of the SDK.
     """
 
     def __init__(
@@ -48,24 +72,38 @@ class Telemetry:
         metric_reader: "MetricReader | None" = None,
         resource: "Resource | None" = None,
         settings: Settings | None = None,
+        tracer_provider: "TracerProvider | None" = None,
+        meter_provider: "MeterProvider | None" = None,
+        log_exporter: "LogRecordExporter | None" = None,
+        logger_provider: "LoggerProvider | None" = None,
     ) -> None:
+        _only_one(span_exporter=span_exporter, tracer_provider=tracer_provider)
+        _only_one(metric_reader=metric_reader, meter_provider=meter_provider)
+        _only_one(log_exporter=log_exporter, logger_provider=logger_provider)
         self._settings = settings or Settings()
-        self._recorder = Recorder(
-            self._settings.queue_size, spans=span_exporter is not None
-        )
+        has_spans = not (span_exporter is None and tracer_provider is None)
+        self._recorder = Recorder(self._settings.queue_size, spans=has_spans)
         self._callbacks: list[Callable[[], None]] = []
         self._pipeline: Pipeline | None = None
         self._is_shut_down = False
-        if span_exporter is None and metric_reader is None:
+        others = (metric_reader, meter_provider, log_exporter, logger_provider)
+        if not has_spans and others == (None,) * len(others):
             return
         # Imported late, so that a disabled process never loads the SDK.
-        from otel_intercept.translate import pipeline
+        from otel_intercept.translate import pipeline, provided
 
+        if tracer_provider is not None:
+            span_exporter = provided.adopt_tracer_provider(tracer_provider)
+        if meter_provider is not None:
+            meter_provider = provided.adopt_meter_provider(meter_provider)
+        if logger_provider is not None:
+            log_exporter = provided.adopt_logger_provider(logger_provider)
         self._pipeline = pipeline.Pipeline(
             self._recorder,
             self._settings,
             span_exporter=span_exporter,
-            metric_reader=metric_reader,
+            metrics=metric_reader or meter_provider,
+            log_exporter=log_exporter,
             resource=resource,
         )
         self._pipeline.start()
@@ -179,3 +217,8 @@ class Telemetry:
     def balance(self) -> Balance:
         """Return what became of every record so far; consistent at any time."""
         return self._recorder.balance()
+
+
+def _only_one(**given: object) -> None:
+    if None not in given.values():
+        raise ConfigurationError(f"give {' or '.join(given)}, not both")

@@ -6,8 +6,11 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.metrics.export import (
     DataPointT,
     MetricExporter,
@@ -55,7 +58,11 @@ class TelemetryRecorder:
         ...
         assert [span.name for span in recorder.spans()] == ["rollout"]
         assert recorder.value("intercept.rollouts") == 1
+        assert recorder.logs() == []
         assert b"canary" not in recorder.exported_bytes()
+
+    Failures are always logged as well (``intercept.failure``), so that what is asserted
+    of the bytes holds whether or not that is switched on in production.
 
     Args:
         settings: Settings of the telemetry; ``recorder`` is always ``inline``.
@@ -70,11 +77,13 @@ class TelemetryRecorder:
             settings = dataclasses.replace(settings, sampler=sampler)
         self._spans = _MemorySpanExporter()
         self._metrics = _MemoryMetricExporter()
+        self._logs = _MemoryLogExporter()
         self.telemetry = Telemetry(
             span_exporter=self._spans,
             metric_reader=GuardedMetricReader(self._metrics, interval_s=math.inf),
             resource=Resource({"service.name": "test"}),
             settings=settings,
+            log_exporter=self._logs,
         )
 
     def flush(self) -> bool:
@@ -85,6 +94,11 @@ class TelemetryRecorder:
         """Return every span exported so far, in the order of export. Flushes first."""
         self.flush()
         return self._spans.exported()
+
+    def logs(self) -> list[ReadableLogRecord]:
+        """Return every log record of a failure so far, oldest first. Flushes first."""
+        self.flush()
+        return self._logs.exported()
 
     def metrics(self) -> list[MetricPoint]:
         """Return every series as it stands now. Flushes first.
@@ -117,7 +131,8 @@ class TelemetryRecorder:
         The serialised requests of all flushes, one after the other. Flushes first.
         """
         self.flush()
-        return b"".join([*self._spans.payloads(), *self._metrics.payloads()])
+        signals = (self._spans, self._metrics, self._logs)
+        return b"".join(payload for signal in signals for payload in signal.payloads())
 
 
 class _MemorySpanExporter(SpanExporter):
@@ -134,6 +149,34 @@ class _MemorySpanExporter(SpanExporter):
         return SpanExportResult.SUCCESS
 
     def exported(self) -> list[ReadableSpan]:
+        with self._lock:
+            return self._exported.copy()
+
+    def payloads(self) -> list[bytes]:
+        with self._lock:
+            return self._payloads.copy()
+
+
+class _MemoryLogExporter(LogRecordExporter):
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._exported: list[ReadableLogRecord] = []
+        self._payloads: list[bytes] = []
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        payload = encode_logs(batch).SerializeToString()
+        with self._lock:
+            self._exported.extend(batch)
+            self._payloads.append(payload)
+        return LogRecordExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return True
+
+    def shutdown(self) -> None:
+        return
+
+    def exported(self) -> list[ReadableLogRecord]:
         with self._lock:
             return self._exported.copy()
 

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import grpc
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+)
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 Protocol: TypeAlias = Literal["http/protobuf", "grpc"]
 
 _ROOT: Final = Path(__file__).parent.parent
+_SIGNALS: Final = ("traces", "metrics", "logs")
 _PATIENCE_S: Final = 60.0
 _POLL_S: Final = 0.02
 _AT_ONCE: Final = 12
@@ -83,10 +87,11 @@ async def play(directory: Path, protocol: Protocol, *, debug: bool) -> Outcome:
     with (
         collector() as traces,
         collector(_refusal(mint)) as metrics,
+        collector() as logs,
         HttpCollector() as foreign,
         socket.create_server(("127.0.0.1", 0)) as silent,
     ):
-        environ = _environ(mint, directory, protocol, traces, metrics)
+        environ = _environ(mint, directory, protocol, (traces, metrics, logs))
         async with hostile_upstream(mint) as upstream:
             config = {
                 "run": mint.run,
@@ -109,7 +114,7 @@ async def play(directory: Path, protocol: Protocol, *, debug: bool) -> Outcome:
         return Outcome(
             mint=mint,
             sinks={
-                **dict(_telemetry(traces, metrics, foreign)),
+                **dict(_telemetry(traces, metrics, logs, foreign)),
                 **dict(_files(directory)),
                 "upstream": b"\n".join(upstream.received),
                 "agent": b"\n".join(_answers(talks, others)),
@@ -142,8 +147,7 @@ def _environ(
     mint: Mint,
     directory: Path,
     protocol: Protocol,
-    traces: Collector,
-    metrics: Collector,
+    collectors: tuple[Collector, Collector, Collector],
 ) -> dict[str, str]:
     user = f"user:{mint('conf.otlp_password')}@"
     query = f"?token={mint('conf.otlp_query')}"
@@ -155,15 +159,17 @@ def _environ(
         "PATH": os.environ.get("PATH", ""),
         "PYTHONPATH": f"{_ROOT}",
         "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
-        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": (
-            f"http://{user}127.0.0.1:{traces.port}/v1/traces{query}"
-        ),
-        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": (
-            f"http://{user}127.0.0.1:{metrics.port}/v1/metrics{query}"
-        ),
+        **{
+            f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT": (
+                f"http://{user}127.0.0.1:{collector.port}/v1/{signal}{query}"
+            )
+            for signal, collector in zip(_SIGNALS, collectors, strict=True)
+        },
         "OTEL_EXPORTER_OTLP_HEADERS": f"x-collector-key={mint('conf.otlp_header')}",
         "OTEL_TRACES_EXPORTER": "otlp,otlp_json_file",
         "OTEL_METRICS_EXPORTER": "otlp,otlp_json_file,console",
+        "OTEL_LOGS_EXPORTER": "otlp,otlp_json_file,console",
+        "OTEL_INTERCEPT_FAILURE_LOGS": "true",
         "OTEL_METRIC_EXPORT_INTERVAL": "4000",
         "OTEL_METRICS_EXEMPLAR_FILTER": "always_on",
         "OTEL_INTERCEPT_FILE": f"{directory / 'spans.jsonl'}",
@@ -234,11 +240,12 @@ async def _all_talks(
 
 
 def _telemetry(
-    traces: Collector, metrics: Collector, foreign: Collector
+    traces: Collector, metrics: Collector, logs: Collector, foreign: Collector
 ) -> Iterator[tuple[str, bytes]]:
     kinds: tuple[tuple[str, Collector, type[Message]], ...] = (
         ("otlp_traces", traces, ExportTraceServiceRequest),
         ("otlp_metrics", metrics, ExportMetricsServiceRequest),
+        ("otlp_logs", logs, ExportLogsServiceRequest),
         ("foreign", foreign, ExportTraceServiceRequest),
     )
     heads = []
@@ -259,6 +266,7 @@ def _files(directory: Path) -> Iterator[tuple[str, bytes]]:
     for name, file in (
         ("file", "spans.jsonl"),
         ("metrics_file", "spans.metrics.jsonl"),
+        ("logs_file", "spans.logs.jsonl"),
         ("log", "log.txt"),
         ("stdout", "stdout.txt"),
         ("stderr", "stderr.txt"),

@@ -43,7 +43,7 @@ _PLACES: Final = {
 }
 _CONTROLS: Final = """
     attribute foreign model server_log answer access_log future task log stdout stderr
-    warning thread unraisable state object
+    warning thread unraisable state object rollout_id
     """
 
 

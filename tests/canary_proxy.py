@@ -25,7 +25,7 @@ from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from otel_intercept import RolloutRegistry, Telemetry
+from otel_intercept import Phase, RolloutRegistry, Telemetry
 from otel_intercept.sdk import configure
 from otel_intercept.translate.guarded import GuardedSpanExporter
 from tests.canary import Mint
@@ -122,6 +122,9 @@ async def _play(telemetry: Telemetry, config: Config) -> Stage:
     await runner.cleanup()
     for rollout in stage.rollouts:
         registry.close(rollout.rollout_id)
+    shown = registry.open(mint("control.rollout_id"))
+    shown.fail(TimeoutError(), phase=Phase.UPSTREAM_CALL)
+    registry.close(shown.rollout_id)
     # What nobody has retrieved is reported now.
     gc.collect()
     await asyncio.sleep(0)

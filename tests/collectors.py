@@ -16,6 +16,11 @@ from typing import Final, Self
 
 import grpc
 import trustme
+from google.protobuf.message import Message
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
@@ -24,10 +29,21 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 _PROTOBUF: Final = "application/x-protobuf"
+_ANSWERS: Final[dict[str, Message]] = {
+    "logs": ExportLogsServiceResponse(),
+    "metrics": ExportMetricsServiceResponse(),
+    "traces": ExportTraceServiceResponse(),
+}
+_SERVICES: Final = {
+    "LogsService": "logs",
+    "MetricsService": "metrics",
+    "TraceService": "traces",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +78,7 @@ class Received:
     """One request as it arrived.
 
     Args:
-        signal: ``traces`` or ``metrics``.
+        signal: ``traces``, ``metrics`` or ``logs``.
         target: The HTTP request target with its query, or the gRPC method.
         headers: Names in lower case.
         raw: Request line, headers and body as sent; for gRPC the message alone.
@@ -129,6 +145,10 @@ class Collector(ABC):
         """Return every metric that arrived, accepted or not."""
         return list(self._metrics())
 
+    def logs(self) -> list[LogRecord]:
+        """Return every log record that arrived, accepted or not."""
+        return list(self._logs())
+
     def count(self, signal: str) -> int:
         """Return how many requests of a signal arrived."""
         return sum(got.signal == signal for got in self.received)
@@ -147,6 +167,14 @@ class Collector(ABC):
                 for resource in request.resource_spans:
                     for scope in resource.scope_spans:
                         yield from scope.spans
+
+    def _logs(self) -> Iterator[LogRecord]:
+        for got in self.received:
+            if got.signal == "logs":
+                request = ExportLogsServiceRequest.FromString(got.body)
+                for resource in request.resource_logs:
+                    for scope in resource.scope_logs:
+                        yield from scope.log_records
 
     def _metrics(self) -> Iterator[Metric]:
         for got in self.received:
@@ -203,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
         collector = self.server.collector
         answer = collector.answer
         path = self.path.split("?")[0]
-        signal = "metrics" if path.endswith("/metrics") else "traces"
+        signal = next((each for each in _ANSWERS if path.endswith(each)), "traces")
         payload = self.rfile.read(int(self.headers.get("content-length", "0")))
         head = f"{self.requestline}\r\n{self.headers}".encode()
         collector.received.append(
@@ -222,11 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = answer.body
         if body is None:
-            body = (
-                ExportMetricsServiceResponse().SerializeToString()
-                if signal == "metrics"
-                else ExportTraceServiceResponse().SerializeToString()
-            )
+            body = _ANSWERS[signal].SerializeToString()
         self.send_response(answer.status, answer.reason)
         self.send_header("content-type", _PROTOBUF)
         self.send_header("content-length", str(len(body)))
@@ -301,7 +325,7 @@ class _GrpcHandler(grpc.GenericRpcHandler):
         answer = self._collector.answer
         self._collector.received.append(
             Received(
-                signal="metrics" if "MetricsService" in method else "traces",
+                signal=_SERVICES[method.split("/")[1].rpartition(".")[2]],
                 target=method,
                 headers={
                     name: str(text) for name, text in context.invocation_metadata()

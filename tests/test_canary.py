@@ -27,11 +27,14 @@ SINKS: Final = (
     "otlp_traces_text",
     "otlp_metrics",
     "otlp_metrics_text",
+    "otlp_logs",
+    "otlp_logs_text",
     "otlp_heads",
     "foreign",
     "foreign_text",
     "file",
     "metrics_file",
+    "logs_file",
     "log",
     "stdout",
     "stderr",
@@ -46,11 +49,14 @@ CONTROL_OF: Final[Mapping[str, frozenset[str]]] = {
     "otlp_traces_text": frozenset({"control.attribute"}),
     "otlp_metrics": frozenset({"control.model"}),
     "otlp_metrics_text": frozenset({"control.model"}),
+    "otlp_logs": frozenset({"control.rollout_id"}),
+    "otlp_logs_text": frozenset({"control.rollout_id"}),
     "otlp_heads": frozenset({"conf.otlp_header"}),
     "foreign": frozenset({"control.foreign"}),
     "foreign_text": frozenset({"control.foreign"}),
     "file": frozenset({"control.attribute"}),
     "metrics_file": frozenset({"control.model"}),
+    "logs_file": frozenset({"control.rollout_id"}),
     "log": frozenset(
         {
             "control.log",
@@ -60,7 +66,7 @@ CONTROL_OF: Final[Mapping[str, frozenset[str]]] = {
             "control.task",
         }
     ),
-    "stdout": frozenset({"control.stdout", "control.model"}),
+    "stdout": frozenset({"control.stdout", "control.model", "control.rollout_id"}),
     "stderr": frozenset(
         {
             "control.stderr",

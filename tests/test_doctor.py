@@ -98,7 +98,11 @@ def test_a_good_wiring_is_seen_whole(
         (("deaf",), "upstream_not_reached", "pass --upstream-env NAME"),
         (("silent",), "telemetry_disabled", "`otel_intercept.sdk.configure()`"),
         (("shouting",), "no_route", "pass --route"),
-        (("misconfigured",), "misconfigured", "one function and one idle_close_s for all"),
+        (
+            ("misconfigured",),
+            "misconfigured",
+            "one function and one idle_close_s for all",
+        ),
         (("fine", "--rollout-id", "other"), "other_rollout_id", "rollout_id=..."),
         (
             ("fine", "--rollout-id", f"{GOOD}:bearer"),

@@ -456,6 +456,7 @@ def test_the_balance_is_one_snapshot_within_each_collection() -> None:
         bench.meter,
         balance=moving,
         metric_fates=lambda: {Fate.EXPORTED: 7},
+        log_fates=dict,
         open_rollouts=lambda: 3,
     )
 
@@ -475,19 +476,20 @@ def test_the_balance_is_one_snapshot_within_each_collection() -> None:
         assert value(collected["intercept.rollouts.active"], {}) == 3
 
 
-def test_both_signals_have_every_fate_from_the_start() -> None:
-    """The records counter has its six series at once; it only grows."""
+def test_all_signals_have_every_fate_from_the_start() -> None:
+    """The records counter has its nine series at once; it only grows."""
     bench = Bench()
     BalanceInstruments(
         bench.meter,
         balance=lambda: Balance(0, 0, 0, 0, 0, 0, 0),
         metric_fates=dict,
+        log_fates=dict,
         open_rollouts=lambda: 0,
     )
 
     series = bench.collect()["intercept.records"]
 
-    assert len(series) == 6
+    assert len(series) == 9
     assert nonzero(series) == {}
     data = bench.reader.get_metrics_data()
     assert data is not None

@@ -4,14 +4,25 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from otel_intercept.sdk.adopt import adopt_global_providers
 from otel_intercept.sdk.environment import Environment, read_environment
 from otel_intercept.sdk.export_logs import ExportLogs
-from otel_intercept.sdk.exporters import build_metric_exporter, build_span_exporter
+from otel_intercept.sdk.exporters import (
+    build_log_exporter,
+    build_metric_exporter,
+    build_span_exporter,
+)
 from otel_intercept.sdk.otlp_reader import EventLine, SpanLine, read_spans
 from otel_intercept.telemetry import Telemetry
 from otel_intercept.translate.guarded import GuardedMetricReader
 
-__all__ = ["EventLine", "SpanLine", "configure", "read_spans"]
+__all__ = [
+    "EventLine",
+    "SpanLine",
+    "adopt_global_providers",
+    "configure",
+    "read_spans",
+]
 
 
 @contextmanager
@@ -27,8 +38,10 @@ def configure(
     INSECURE``, ``OTEL_TRACES_SAMPLER`` and its ``_ARG``, ``OTEL_BSP_SCHEDULE_DELAY``,
     ``OTEL_BSP_MAX_QUEUE_SIZE``, ``OTEL_BSP_MAX_EXPORT_BATCH_SIZE``,
     ``OTEL_METRIC_EXPORT_INTERVAL`` and ``OTEL_METRICS_EXEMPLAR_FILTER``; of our own,
-    ``OTEL_INTERCEPT_FILE`` (also writes spans to this file), ``OTEL_INTERCEPT_MODELS``
-    and ``OTEL_INTERCEPT_FINGERPRINT_KEY``.
+    ``OTEL_INTERCEPT_FILE`` (also writes spans to this file), ``OTEL_INTERCEPT_MODELS``,
+    ``OTEL_INTERCEPT_FINGERPRINT_KEY`` and ``OTEL_INTERCEPT_FAILURE_LOGS`` (``true``
+    also sends failures as log records; only then ``OTEL_LOGS_EXPORTER`` and
+    ``OTEL_EXPORTER_OTLP_LOGS_*`` are read, as those of the other signals).
 
     While it lasts, the loggers of the exporters write constant messages only. When it
     ends, telemetry is shut down within 5 seconds; this blocks, also on an event loop,
@@ -79,6 +92,7 @@ def _build(environment: Environment) -> Telemetry:
     return Telemetry(
         span_exporter=span_exporter,
         metric_reader=reader,
+        log_exporter=build_log_exporter(environment.logs),
         resource=environment.resource,
         settings=environment.settings,
     )

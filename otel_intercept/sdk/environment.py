@@ -1,5 +1,6 @@
 """Read the standard OTel variables, and our own, into one validated object."""
 
+import dataclasses
 import secrets
 import uuid
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ _SAMPLERS: Final = ("always_on", "always_off", "traceidratio")
 _MAX_QUEUE: Final = 10_000_000
 _DAY_MS: Final = 86_400_000
 _FILE: Final = "OTEL_INTERCEPT_FILE"
+_FAILURE_LOGS: Final = "OTEL_INTERCEPT_FAILURE_LOGS"
 _FINGERPRINT_KEY: Final = "OTEL_INTERCEPT_FINGERPRINT_KEY"
 _MIN_KEY_BYTES: Final = 16
 
@@ -63,6 +65,7 @@ class Environment:
         settings: How to sample, queue, batch and label.
         traces: Where spans go.
         metrics: Where metrics go.
+        logs: Where the log records of failures go.
         metric_interval_s: Seconds between two metric exports.
     """
 
@@ -70,6 +73,7 @@ class Environment:
     settings: Settings
     traces: Outputs
     metrics: Outputs
+    logs: Outputs
     metric_interval_s: float
 
 
@@ -87,7 +91,7 @@ def read_environment(
             and what is allowed, not the value.
     """
     variables = Variables(environ)
-    if variables.flag("OTEL_SDK_DISABLED"):
+    if is_disabled(variables):
         return None
     file = variables.text(_FILE)
     path = None if file is None else Path(file)
@@ -97,7 +101,11 @@ def read_environment(
         traces |= {"otlp_json_file"}
     return Environment(
         resource=_resource(variables, service_name),
-        settings=_settings(variables),
+        settings=dataclasses.replace(
+            read_settings(variables),
+            sampler=_sampler(variables),
+            exemplar_filter=_exemplar_filter(variables),
+        ),
         traces=Outputs(
             target=read_target(variables, "TRACES") if _OTLP in traces else None,
             console="console" in traces,
@@ -106,12 +114,18 @@ def read_environment(
         metrics=Outputs(
             target=read_target(variables, "METRICS") if _OTLP in metrics else None,
             console="console" in metrics,
-            file=_metrics_file(path) if "otlp_json_file" in metrics else None,
+            file=_file_of("metrics", path) if "otlp_json_file" in metrics else None,
         ),
+        logs=_logs(variables, path),
         metric_interval_s=_milliseconds(
             variables, "OTEL_METRIC_EXPORT_INTERVAL", 60_000
         ),
     )
+
+
+def is_disabled(variables: Variables) -> bool:
+    """Tell whether the operator has switched all telemetry off."""
+    return variables.flag("OTEL_SDK_DISABLED")
 
 
 def _exporters(variables: Variables, name: str, path: Path | None) -> set[str]:
@@ -127,12 +141,33 @@ def _exporters(variables: Variables, name: str, path: Path | None) -> set[str]:
     return asked
 
 
-def _metrics_file(path: Path | None) -> Path | None:
+def has_failure_logs(variables: Variables) -> bool:
+    """Tell whether the operator wants failures as log records."""
+    return variables.flag(_FAILURE_LOGS)
+
+
+def _logs(variables: Variables, path: Path | None) -> Outputs:
+    if not has_failure_logs(variables):
+        return Outputs()
+    logs = _exporters(variables, "OTEL_LOGS_EXPORTER", path)
+    return Outputs(
+        target=read_target(variables, "LOGS") if _OTLP in logs else None,
+        console="console" in logs,
+        file=_file_of("logs", path) if "otlp_json_file" in logs else None,
+    )
+
+
+def _file_of(signal: str, path: Path | None) -> Path | None:
     # A file of its own: viewers of trace files take no other lines.
-    return None if path is None else path.with_suffix(f".metrics{path.suffix}")
+    return None if path is None else path.with_suffix(f".{signal}{path.suffix}")
 
 
-def _settings(variables: Variables) -> Settings:
+def read_settings(variables: Variables) -> Settings:
+    """Read how to queue, batch and label; not how to sample.
+
+    Raises:
+        ConfigurationError: A value is not allowed. The message names the variable.
+    """
     return Settings(
         fingerprint_key=_fingerprint_key(variables),
         queue_size=variables.whole(
@@ -146,8 +181,6 @@ def _settings(variables: Variables) -> Settings:
             high=MAX_EXPORT_BATCH_SIZE,
         ),
         models=frozenset(variables.words("OTEL_INTERCEPT_MODELS")) or None,
-        sampler=_sampler(variables),
-        exemplar_filter=_exemplar_filter(variables),
     )
 
 

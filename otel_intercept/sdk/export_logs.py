@@ -21,6 +21,7 @@ from otel_intercept.translate.guarded import is_exporting
 _OWN_PREFIXES: Final = ("opentelemetry.exporter.", "opentelemetry.sdk.")
 _OWN_NAMES: Final = (
     "opentelemetry.exporter.otlp.proto.grpc.exporter",
+    "opentelemetry.exporter.otlp.proto.http._log_exporter",
     "opentelemetry.exporter.otlp.proto.http.metric_exporter",
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
     "opentelemetry.sdk.metrics._internal.export",
@@ -37,7 +38,12 @@ _SHARED_NAMES: Final = (
     "urllib3.connectionpool",
     "urllib3.util.retry",
 )
-_SIGNALS: Final = {"spans": "traces", "traces": "traces", "metrics": "metrics"}
+_SIGNALS: Final = {
+    "logs": "logs",
+    "metrics": "metrics",
+    "spans": "traces",
+    "traces": "traces",
+}
 _PHRASES: Final = frozenset(status.phrase for status in HTTPStatus)
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import grpc
+from opentelemetry.exporter.otlp.proto.grpc._log_exporter import (
+    OTLPLogExporter as GrpcLogExporter,
+)
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import (
     OTLPMetricExporter as GrpcMetricExporter,
 )
@@ -13,20 +16,32 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
     OTLPSpanExporter as GrpcSpanExporter,
 )
 from opentelemetry.exporter.otlp.proto.http import Compression as HttpCompression
+from opentelemetry.exporter.otlp.proto.http._log_exporter import (
+    OTLPLogExporter as HttpLogExporter,
+)
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import (
     OTLPMetricExporter as HttpMetricExporter,
 )
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
     OTLPSpanExporter as HttpSpanExporter,
 )
+from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter, LogRecordExporter
 from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, MetricExporter
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
 
 from otel_intercept.errors import ConfigurationError
 from otel_intercept.sdk.environment import Outputs
-from otel_intercept.sdk.fan_out import FanOutMetricExporter, FanOutSpanExporter
+from otel_intercept.sdk.fan_out import (
+    FanOutLogExporter,
+    FanOutMetricExporter,
+    FanOutSpanExporter,
+)
 from otel_intercept.sdk.http_session import ExportSession
-from otel_intercept.sdk.otlp_file import OtlpFileMetricExporter, OtlpFileSpanExporter
+from otel_intercept.sdk.otlp_file import (
+    OtlpFileLogExporter,
+    OtlpFileMetricExporter,
+    OtlpFileSpanExporter,
+)
 from otel_intercept.sdk.target import Target
 
 T = TypeVar("T")
@@ -99,6 +114,23 @@ def _channel(target: Target) -> grpc.Channel:
     return grpc.secure_channel(target.endpoint, credentials, compression=compression)
 
 
+def build_log_exporter(outputs: Outputs) -> LogRecordExporter | None:
+    """Return an exporter to all the outputs, the file first; None without outputs.
+
+    Raises:
+        ConfigurationError: A file or a TLS credential cannot be used.
+    """
+    exporters: list[LogRecordExporter] = []
+    if outputs.file is not None:
+        exporters.append(_open(OtlpFileLogExporter, outputs.file))
+    if outputs.console:
+        exporters.append(ConsoleLogRecordExporter(out=sys.stdout))
+    if outputs.target is not None:
+        build = _grpc_logs if outputs.target.grpc else _http_logs
+        exporters.append(_connect(build, outputs.target))
+    return FanOutLogExporter.of(exporters)
+
+
 def _http_spans(target: Target) -> SpanExporter:
     session = ExportSession(target.headers)
     exporter = HttpSpanExporter(
@@ -115,6 +147,19 @@ def _http_spans(target: Target) -> SpanExporter:
 def _http_metrics(target: Target) -> MetricExporter:
     session = ExportSession(target.headers)
     exporter = HttpMetricExporter(
+        endpoint=target.endpoint,
+        headers=dict(target.headers),
+        timeout=target.timeout_s,
+        compression=HttpCompression(target.compression),
+        session=session,
+    )
+    _set_tls(session, target)
+    return exporter
+
+
+def _http_logs(target: Target) -> LogRecordExporter:
+    session = ExportSession(target.headers)
+    exporter = HttpLogExporter(
         endpoint=target.endpoint,
         headers=dict(target.headers),
         timeout=target.timeout_s,
@@ -147,6 +192,17 @@ def _grpc_spans(target: Target) -> SpanExporter:
 
 def _grpc_metrics(target: Target) -> MetricExporter:
     return GrpcMetricExporter(
+        endpoint=target.endpoint,
+        insecure=not target.secure,
+        credentials=_credentials(target),
+        headers=_Headers(target.headers),
+        timeout=target.timeout_s,
+        compression=_grpc_compression(target),
+    )
+
+
+def _grpc_logs(target: Target) -> LogRecordExporter:
+    return GrpcLogExporter(
         endpoint=target.endpoint,
         insecure=not target.secure,
         credentials=_credentials(target),

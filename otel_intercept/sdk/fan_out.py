@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.metrics.export import (
     MetricExporter,
     MetricExportResult,
@@ -119,6 +121,46 @@ class FanOutMetricExporter(MetricExporter):
         """Shut all down. Never raises."""
         for exporter in self._exporters:
             _attempt(partial(exporter.shutdown, timeout_millis), self._complaints)
+
+
+class FanOutLogExporter(LogRecordExporter):
+    """Exports to each exporter in turn; one that fails or raises stops no other.
+
+    Args:
+        exporters: Where the log records go.
+    """
+
+    def __init__(self, exporters: Sequence[LogRecordExporter]) -> None:
+        self._exporters = tuple(exporters)
+        self._complaints = Complaints(_logger)
+
+    @staticmethod
+    def of(exporters: Sequence[LogRecordExporter]) -> LogRecordExporter | None:
+        """Return one exporter to all of them; None for none."""
+        if len(exporters) > 1:
+            return FanOutLogExporter(exporters)
+        return exporters[0] if exporters else None
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        """Export to all; SUCCESS only when all succeeded. Never raises."""
+        export = [partial(exporter.export, batch) for exporter in self._exporters]
+        results = [_attempt(call, self._complaints) for call in export]
+        if all(result is LogRecordExportResult.SUCCESS for result in results):
+            return LogRecordExportResult.SUCCESS
+        return LogRecordExportResult.FAILURE
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Flush all; True when all did. Never raises."""
+        results = [
+            _attempt(partial(exporter.force_flush, timeout_millis), self._complaints)
+            for exporter in self._exporters
+        ]
+        return all(results)
+
+    def shutdown(self) -> None:
+        """Shut all down. Never raises."""
+        for exporter in self._exporters:
+            _attempt(exporter.shutdown, self._complaints)
 
 
 def _attempt(call: Callable[[], T], complaints: Complaints) -> T | None:

@@ -133,6 +133,7 @@ def _rejected(response: requests.Response) -> bool:
             metrics = ExportMetricsServiceResponse.FromString(response.content)
             rejected = metrics.partial_success.rejected_data_points
         else:
+            # Logs have their count in the same field as traces.
             traces = ExportTraceServiceResponse.FromString(response.content)
             rejected = traces.partial_success.rejected_spans
     except DecodeError:

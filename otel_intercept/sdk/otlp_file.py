@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.metrics.export import (
     MetricExporter,
     MetricExportResult,
@@ -14,7 +16,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from otel_intercept.sdk.otlp_json import metrics_line, spans_line
+from otel_intercept.sdk.otlp_json import logs_line, metrics_line, spans_line
 
 _OWNER_ONLY: Final = 0o600
 
@@ -78,6 +80,34 @@ class OtlpFileMetricExporter(MetricExporter):
         return True
 
     def shutdown(self, timeout_millis: float = 30_000, **_: object) -> None:
+        """Close the file. Idempotent."""
+        self._file.close()
+
+
+class OtlpFileLogExporter(LogRecordExporter):
+    """Appends one ``ExportLogsServiceRequest`` per batch to a file.
+
+    Args:
+        path: The file; not the one of the spans, since their readers take no logs.
+
+    Raises:
+        OSError: The file cannot be opened for writing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = _LineFile(path)
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        """Append the log records. FAILURE when the disk refuses. Never raises."""
+        if self._file.append(logs_line(batch)):
+            return LogRecordExportResult.SUCCESS
+        return LogRecordExportResult.FAILURE
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Do nothing: every batch is handed to the operating system at once."""
+        return True
+
+    def shutdown(self) -> None:
         """Close the file. Idempotent."""
         self._file.close()
 

@@ -1,4 +1,4 @@
-"""Encode spans and metrics as OTLP JSON: hex ids, enums as ints, int64 as text."""
+"""Encode all signals as OTLP JSON: hex ids, enums as ints, int64 as text."""
 
 import base64
 import json
@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from google.protobuf.json_format import MessageToDict
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -34,7 +36,7 @@ _KINDS: Final = {
 _STATUS_CODES: Final = {StatusCode.UNSET: 0, StatusCode.OK: 1, StatusCode.ERROR: 2}
 _HAS_IS_REMOTE: Final = 0x100
 _IS_REMOTE: Final = 0x200
-_EXEMPLAR_IDS: Final = ("traceId", "spanId")
+_IDS: Final = ("traceId", "spanId")
 
 
 def spans_line(spans: Sequence[ReadableSpan]) -> bytes:
@@ -70,6 +72,13 @@ def spans_line(spans: Sequence[ReadableSpan]) -> bytes:
 def metrics_line(data: MetricsData) -> bytes:
     """Return one ``ExportMetricsServiceRequest`` as a line of JSON."""
     request = MessageToDict(encode_metrics(data), use_integers_for_enums=True)
+    _hex_ids(request)
+    return _line(request)
+
+
+def logs_line(logs: Sequence[ReadableLogRecord]) -> bytes:
+    """Return one ``ExportLogsServiceRequest`` as a line of JSON."""
+    request = MessageToDict(encode_logs(logs), use_integers_for_enums=True)
     _hex_ids(request)
     return _line(request)
 
@@ -163,9 +172,9 @@ def _values(values: Iterable[object]) -> list[JsonObject]:
 
 
 def _hex_ids(node: object) -> None:
-    # Only exemplars have ids in metrics; protobuf's own JSON has them in base64.
+    # Of exemplars and log records; protobuf's own JSON has them in base64.
     if isinstance(node, dict):
-        for key in _EXEMPLAR_IDS:
+        for key in _IDS:
             if isinstance(node.get(key), str):
                 node[key] = base64.b64decode(node[key]).hex()
         for value in node.values():

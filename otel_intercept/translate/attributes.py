@@ -70,3 +70,11 @@ def failure_attributes(failure: Failure) -> dict[str, AttributeValue]:
     if failure.status_code is not None:
         attributes[semconv.FAILURE_STATUS_CODE] = failure.status_code
     return attributes
+
+
+def exception_attributes(failure: Failure) -> dict[str, AttributeValue]:
+    """Return all that a failure says of itself, as on its span event."""
+    attributes = failure_attributes(failure)
+    if failure.exception_type is not None:
+        attributes[semconv.EXCEPTION_TYPE] = failure.exception_type
+    return attributes

@@ -6,17 +6,18 @@ from collections.abc import Callable
 
 
 def within(seconds: float, call: Callable[[], object]) -> bool:
-    """Run ``call`` in a daemon thread; True when it returned in time, unraised.
+    """Run ``call`` in a daemon thread; True when it returned in time, and not False.
 
-    A call that hangs is left behind: its thread ends with it, or with the process.
+    False also when it raised. A call that hangs is left behind: its thread ends with
+    it, or with the process.
     """
     returned = threading.Event()
     ended = threading.Event()
 
     def run() -> None:
         try:
-            call()
-            returned.set()
+            if call() is not False:
+                returned.set()
         except BaseException:  # noqa: BLE001, S110 - its text must not be printed
             pass
         finally:

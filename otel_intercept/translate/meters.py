@@ -1,7 +1,7 @@
 """Own the meter provider: its instruments, its flush and its bounded shutdown."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from opentelemetry.sdk.metrics import MeterProvider, TraceBasedExemplarFilter
 from opentelemetry.sdk.metrics.export import MetricReader
@@ -22,38 +22,51 @@ from otel_intercept.translate.scope import SCOPE
 
 
 class Meters:
-    """The metrics half of the pipeline: one provider with one reader.
+    """The metrics half of the pipeline: one meter, on our provider or on another's.
+
+    A provider of the application is flushed, never shut down. Its instruments stay
+    there and show the last balance; what becomes of its data points is not known.
 
     Args:
-        reader: How metrics leave.
-        resource: Who they are from.
+        source: How metrics leave: a reader, for which a provider is made, or the
+            application's provider.
+        resource: Who they are from, unless the provider says.
         settings: Model names that may be labels; which measurements are exemplars.
         recorder: Where the balance is read.
+        log_fates: Returns the fates of the logs signal, in log records.
     """
 
     def __init__(
         self,
-        reader: MetricReader,
+        source: MetricReader | MeterProvider,
         resource: Resource,
         settings: Settings,
         recorder: Recorder,
+        log_fates: Callable[[], Mapping[Fate, int]],
     ) -> None:
-        self._reader = reader
-        self._provider = MeterProvider(
-            metric_readers=[reader],
-            resource=resource,
-            exemplar_filter=settings.exemplar_filter or TraceBasedExemplarFilter(),
-            shutdown_on_exit=False,
-            views=views(),
+        self._reader = None if isinstance(source, MeterProvider) else source
+        self._provider = (
+            source
+            if isinstance(source, MeterProvider)
+            else MeterProvider(
+                metric_readers=[source],
+                resource=resource,
+                exemplar_filter=settings.exemplar_filter or TraceBasedExemplarFilter(),
+                shutdown_on_exit=False,
+                views=views(),
+            )
         )
         meter = self._provider.get_meter(SCOPE.name, SCOPE.version)
         self.instruments = Instruments(
-            meter, ModelLabel(settings.models, settings.model_cap)
+            meter,
+            ModelLabel(settings.models, settings.model_cap),
+            counter_exemplars=self._reader is not None,
         )
         self._balance = BalanceInstruments(
             meter,
             balance=recorder.balance,
             metric_fates=self._fates,
+            log_fates=log_fates,
             open_rollouts=lambda: recorder.open_rollouts,
         )
 
@@ -65,10 +78,14 @@ class Meters:
         return flushed and self._lost() == lost
 
     def shutdown(self, timeout_s: float) -> None:
-        """Export a last time within the budget, and stop the reader."""
+        """Export a last time within the budget, and stop a reader of our own."""
         deadline = time.monotonic() + timeout_s
-        millis = seconds_until(deadline) * 1e3
-        within(timeout_s, lambda: self._provider.shutdown(millis))
+        end = (
+            self._provider.force_flush
+            if self._reader is None
+            else self._provider.shutdown
+        )
+        within(timeout_s, lambda: end(seconds_until(deadline) * 1e3))
 
     @property
     def idle(self) -> bool:

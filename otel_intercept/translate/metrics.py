@@ -71,10 +71,15 @@ class Instruments:
     Args:
         meter: Makes the instruments.
         model_label: Bounds the model names.
+        counter_exemplars: Whether counters may have exemplars. Without our `views`,
+            those of the SDK draw from the global ``random``, which training code seeds.
     """
 
-    def __init__(self, meter: Meter, model_label: ModelLabel) -> None:
+    def __init__(
+        self, meter: Meter, model_label: ModelLabel, *, counter_exemplars: bool = True
+    ) -> None:
         self._model_label = model_label
+        self._counter_exemplars = counter_exemplars
         self._counters = {
             instrument.name: (
                 instrument.labels,
@@ -98,7 +103,7 @@ class Instruments:
         """Count a record and measure its durations."""
         context = _context_of(record)
         for key in counter_keys(record):
-            self._count(key, 1, context)
+            self._count(key, 1, context if self._counter_exemplars else _NO_SPAN)
         match record:
             case RolloutEnded():
                 self._rollout_duration.record(
@@ -171,6 +176,7 @@ class BalanceInstruments:
         meter: Makes the instruments.
         balance: Returns the balance of the traces signal, in records.
         metric_fates: Returns the fates of the metrics signal, in data points.
+        log_fates: Returns the fates of the logs signal, in log records.
         open_rollouts: Returns how many rollouts are open.
     """
 
@@ -180,10 +186,12 @@ class BalanceInstruments:
         *,
         balance: Callable[[], Balance],
         metric_fates: Callable[[], Fates],
+        log_fates: Callable[[], Fates],
         open_rollouts: Callable[[], int],
     ) -> None:
         self._read_balance = balance
-        self._read_fates = metric_fates
+        self._read_metric_fates = metric_fates
+        self._read_log_fates = log_fates
         self._read_open_rollouts = open_rollouts
         self._balance = balance()
         for create, instrument, callback in (
@@ -207,7 +215,8 @@ class BalanceInstruments:
                 Fate.FAILED: self._balance.failed,
                 Fate.DROPPED: self._balance.dropped,
             },
-            Signal.METRICS: self._read_fates(),
+            Signal.METRICS: self._read_metric_fates(),
+            Signal.LOGS: self._read_log_fates(),
         }
         for signal, fate in product(Signal, Fate):
             labels = {
@@ -258,8 +267,12 @@ def _view(instrument: Instrument) -> View:
 
 
 def _histogram(meter: Meter, instrument: Instrument) -> Histogram:
+    # The boundaries for a provider that is not ours, and has not our views.
     return meter.create_histogram(
-        instrument.name, instrument.unit, instrument.description
+        instrument.name,
+        instrument.unit,
+        instrument.description,
+        explicit_bucket_boundaries_advisory=instrument.buckets,
     )
 
 

@@ -4,27 +4,31 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from queue import SimpleQueue
 from typing import Final
 
+from opentelemetry.context import Context
+from opentelemetry.sdk._logs.export import LogRecordExporter
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.trace import INVALID_SPAN, SpanKind, set_span_in_context
 
 from otel_intercept import semconv
 from otel_intercept.record import Record
 from otel_intercept.recorder import Recorder
+from otel_intercept.semconv import Fate
 from otel_intercept.settings import MAX_EXPORT_BATCH_SIZE, Settings
-from otel_intercept.translate.batch import Batch, estimated_size
-from otel_intercept.translate.bounded import seconds_until, within
+from otel_intercept.translate.bounded import seconds_until
 from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.guard import Guard
-from otel_intercept.translate.guarded import LocalSpanExporter, export_spans
+from otel_intercept.translate.log_sender import LogSender
 from otel_intercept.translate.meters import Meters
-from otel_intercept.translate.scope import SCOPE
-from otel_intercept.translate.spans import SpanFactory
+from otel_intercept.translate.provided import ProviderSpanExporter
+from otel_intercept.translate.sender import SpanSender
 from otel_intercept.translate.translator import Translator
 
 _POLL_S: Final = 0.05
@@ -36,6 +40,9 @@ _METRICS_S: Final = 1.0
 _METRICS_SHARE: Final = 0.4
 """Of the shutdown budget, kept for the last metrics; the lesser of the two."""
 
+# A rollout is a root, whatever span of the application is active where it is opened.
+_NO_PARENT: Final = set_span_in_context(INVALID_SPAN, Context())
+
 _logger: Final = logging.getLogger("otel_intercept.translate")
 
 
@@ -46,7 +53,9 @@ class Pipeline:
         recorder: Where the records come from and where their fate is counted.
         settings: Batch size, delay, labels, and whether a thread is used.
         span_exporter: Where spans go, or None.
-        metric_reader: How metrics leave, or None.
+        metrics: How metrics leave: a reader for a provider of our own, the provider of
+            the application, or None.
+        log_exporter: Where the log records of failures go, or None.
         resource: Who the telemetry is from.
     """
 
@@ -56,38 +65,40 @@ class Pipeline:
         settings: Settings,
         *,
         span_exporter: SpanExporter | None,
-        metric_reader: MetricReader | None,
+        metrics: MetricReader | MeterProvider | None,
+        log_exporter: LogRecordExporter | None,
         resource: Resource | None,
     ) -> None:
         resource = resource or Resource.get_empty()
         self._recorder = recorder
         self._settings = settings
-        self._exporter = span_exporter
+        self._sampler = settings.sampler
+        if self._sampler is None and isinstance(span_exporter, ProviderSpanExporter):
+            self._sampler = span_exporter.sampler
+        self._has_spans = span_exporter is not None
         self._guard = Guard()
+        self._logs = None if log_exporter is None else LogSender(log_exporter, settings)
         self._meters = (
             None
-            if metric_reader is None
-            else Meters(metric_reader, resource, settings, recorder)
+            if metrics is None
+            else Meters(metrics, resource, settings, recorder, self._log_fates)
         )
         self._translator = Translator(
-            SpanFactory(resource, SCOPE),
+            resource,
             None if self._meters is None else self._meters.instruments,
+            self._logs,
             self._guard,
         )
         # Kept here while they are worked on, so that nothing raised can lose them.
         self._taken: deque[Record] = deque()
         self._complaints = Complaints(_logger)
-        self._batch = Batch()
-        self._batch_since = 0.0
-        self._limit = settings.export_batch_size
-        self._in_flight = 0
-        self._flushes: SimpleQueue[threading.Event] = SimpleQueue()
-        self._wake = threading.Event()
-        self._stopping = False
-        self._abandoned = False
         # Between this pipeline's thread and the one that shuts it down; never taken
         # on the event loop's path.
         self._lock = threading.Lock()
+        self._sender = SpanSender(recorder, span_exporter, self._complaints, self._lock)
+        self._flushes: SimpleQueue[threading.Event] = SimpleQueue()
+        self._wake = threading.Event()
+        self._stopping = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -100,11 +111,12 @@ class Pipeline:
 
     def sample(self, trace_id: int) -> bool:
         """Decide whether a rollout has spans. A sampler that raises says yes."""
-        sampler = self._settings.sampler
-        if self._exporter is None or sampler is None:
-            return self._exporter is not None
+        if not self._has_spans or self._sampler is None:
+            return self._has_spans
         try:
-            result = sampler.should_sample(None, trace_id, semconv.SPAN_ROLLOUT)
+            result = self._sampler.should_sample(
+                _NO_PARENT, trace_id, semconv.SPAN_ROLLOUT, SpanKind.INTERNAL
+            )
         except Exception:  # noqa: BLE001 - telemetry is not lost to foreign code
             return True
         return result.decision is Decision.RECORD_AND_SAMPLE
@@ -125,8 +137,10 @@ class Pipeline:
             self._work()
         self._wake.set()
         in_time = done.wait(timeout_s)
+        in_time = in_time and self._sender.flush(seconds_until(deadline))
+        logs = self._logs is None or self._logs.flush(seconds_until(deadline))
         metrics = self._meters is None or self._meters.flush(seconds_until(deadline))
-        return in_time and metrics and self._lost() == lost
+        return in_time and logs and metrics and self._lost() == lost
 
     def shutdown(self, timeout_s: float) -> None:
         """Export what can be within the budget, settle the rest, stop everything."""
@@ -138,15 +152,14 @@ class Pipeline:
         else:
             self._thread.join(timeout_s - min(_METRICS_S, timeout_s * _METRICS_SHARE))
         with self._lock:
-            self._abandoned = True
-            self._recorder.settle(failed=self._in_flight)
-            self._in_flight = 0
+            self._sender.abandon()
             left = [*self._taken, *self._recorder.take(len(self._recorder))]
             self._recorder.close()
             self._translator.add_tally(self._recorder.tally())
         self._keep_locally(left)
-        if self._exporter is not None:
-            within(seconds_until(deadline) / 2, self._exporter.shutdown)
+        self._sender.shutdown(deadline)
+        if self._logs is not None:
+            self._logs.shutdown(seconds_until(deadline) / 2)
         if self._meters is not None:
             self._meters.shutdown(seconds_until(deadline))
 
@@ -159,7 +172,8 @@ class Pipeline:
     def idle(self) -> bool:
         """Whether nothing is being exported, nor will be by itself."""
         running = self._thread is not None and self._thread.is_alive()
-        return not running and (self._meters is None or self._meters.idle)
+        parts = (self._logs, self._meters)
+        return not running and all(part is None or part.idle for part in parts)
 
     def _run(self) -> None:
         last = False
@@ -172,7 +186,7 @@ class Pipeline:
                 self._work()
             except BaseException:  # noqa: BLE001 - e.g. the panic of a Rust exporter
                 self._complaints.warn("the translator recovered from an error")
-            last = last or self._abandoned
+            last = last or self._sender.abandoned
 
     def _work(self) -> None:
         asked = self._asked_flushes()
@@ -182,25 +196,25 @@ class Pipeline:
             self._translate(
                 waiting if everything else min(waiting, MAX_EXPORT_BATCH_SIZE)
             )
-            waited = time.monotonic() - self._batch_since
-            if everything or waited >= self._settings.schedule_delay_s:
-                self._export_batch()
+            waited_s = self._sender.waited_s
+            if everything or waited_s >= self._settings.schedule_delay_s:
+                self._sender.send()
         finally:
             for done in asked:
                 done.set()
 
     def _translate(self, number: int) -> None:
-        self._limit = max(
+        limit = max(
             self._settings.export_batch_size, min(number, MAX_EXPORT_BATCH_SIZE)
         )
-        while not self._abandoned and (self._taken or self._take(number)):
+        while not self._sender.abandoned and (self._taken or self._take(number)):
             number -= 1
             record = self._taken.popleft()
             self._translator.measure(record)
             if self._recorder.has_span(record):
-                self._add_to_batch(record)
+                self._sender.add(self._translator.spans_of(record), limit)
         with self._lock:
-            if not self._abandoned:
+            if not self._sender.abandoned:
                 self._translator.add_tally(self._recorder.tally())
 
     def _take(self, number: int) -> bool:
@@ -209,58 +223,19 @@ class Pipeline:
         self._taken.extend(self._recorder.take(min(number, _SLICE)))
         return bool(self._taken)
 
-    def _add_to_batch(self, record: Record) -> None:
-        spans = self._translator.spans_of(record)
-        if not spans:
-            self._recorder.settle(dropped=1)
-            return
-        full = None
-        size = estimated_size(spans)
-        if not self._batch.has_room_for(spans, size):
-            full, self._batch = self._batch, Batch()
-        if not self._batch.records:
-            self._batch_since = time.monotonic()
-        self._batch.add(spans, size)
-        if full is not None:
-            self._export(full)
-        if self._batch.records >= self._limit:
-            self._export_batch()
-
-    def _export_batch(self) -> None:
-        batch, self._batch = self._batch, Batch()
-        self._export(batch)
-
-    def _export(self, batch: Batch) -> None:
-        if not batch.records or self._exporter is None:
-            return
-        with self._lock:
-            if self._abandoned:
-                return
-            self._in_flight = batch.records
-        exported = False
-        try:
-            exported = export_spans(self._exporter, batch.spans, self._complaints)
-        finally:
-            with self._lock:
-                # Shutdown has already counted the batch if it gave up waiting for it.
-                if not self._abandoned:
-                    self._in_flight = 0
-                    settled = batch.records
-                    self._recorder.settle(
-                        exported=settled if exported else 0,
-                        failed=0 if exported else settled,
-                    )
-
     def _keep_locally(self, left: list[Record]) -> None:
         # Only a remote exporter that hangs leaves anything; it must cost neither the
         # counts nor the copy on this machine.
-        spans = list(self._batch.spans)
         for record in left:
             self._translator.measure(record)
-            if self._recorder.has_span(record):
-                spans += self._translator.spans_of(record)
-        if spans and isinstance(self._exporter, LocalSpanExporter):
-            self._exporter.export_locally(spans)
+        self._sender.keep_locally(
+            [
+                span
+                for record in left
+                if self._recorder.has_span(record)
+                for span in self._translator.spans_of(record)
+            ]
+        )
 
     def _asked_flushes(self) -> list[threading.Event]:
         asked: list[threading.Event] = []
@@ -269,6 +244,10 @@ class Pipeline:
             asked.append(self._flushes.get())
         return asked
 
+    def _log_fates(self) -> Mapping[Fate, int]:
+        return {} if self._logs is None else self._logs.fates
+
     def _lost(self) -> int:
-        balance = self._recorder.balance()
-        return balance.failed + balance.dropped
+        balance, logs = self._recorder.balance(), self._log_fates()
+        lost_logs = logs.get(Fate.FAILED, 0) + logs.get(Fate.DROPPED, 0)
+        return balance.failed + balance.dropped + lost_logs

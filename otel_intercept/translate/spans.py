@@ -30,6 +30,7 @@ from otel_intercept.record import (
 )
 from otel_intercept.semconv import RolloutOutcome
 from otel_intercept.translate.attributes import (
+    exception_attributes,
     exchange_attributes,
     failure_attributes,
     request_attributes,
@@ -255,7 +256,5 @@ def _remote_links(link: tuple[int, int] | None) -> tuple[Link, ...]:
 
 
 def _failure_event(failure: Failure, at_ns: int) -> Event:
-    attributes = failure_attributes(failure)
-    if failure.exception_type is not None:
-        attributes[semconv.EXCEPTION_TYPE] = failure.exception_type
+    attributes = exception_attributes(failure)
     return Event(semconv.EVENT_EXCEPTION, attributes, timestamp=at_ns)
