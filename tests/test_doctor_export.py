@@ -59,7 +59,7 @@ def test_a_good_collector_gets_one_probe_per_signal(collector: Collector) -> Non
             {
                 ENDPOINT: collector.url,
                 PROTOCOL: name,
-                "OTEL_LOGS_EXPORTER": "otlp",
+                "OTEL_INTERCEPT_FAILURE_LOGS": "true",
                 "OTEL_SERVICE_NAME": "my-proxy",
                 "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
             }

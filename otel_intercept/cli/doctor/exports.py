@@ -11,8 +11,7 @@ from otel_intercept.errors import ConfigurationError
 from otel_intercept.sdk.environment import Environment, Outputs, read_environment
 from otel_intercept.sdk.probe import Answered, Probed, probe
 from otel_intercept.sdk.probe_payloads import probe_payload
-from otel_intercept.sdk.target import Signal, Target, read_target
-from otel_intercept.sdk.variables import Variables
+from otel_intercept.sdk.target import Signal, Target
 
 _ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _TELLING: Final = (
@@ -118,28 +117,22 @@ def check_exports(environ: Mapping[str, str]) -> tuple[ExportCheck, ...]:
     """Send one request per signal to where the environment says. Blocks."""
     try:
         environment = read_environment(environ)
-        logs = _logs(Variables(environ))
     except ConfigurationError as mistake:
         words = own_words(mistake)
         return (ExportCheck("all", "", None, None, words, "correct the variable"),)
     if environment is None:
         off = "OTEL_SDK_DISABLED switches telemetry off"
         return (ExportCheck("all", "", None, None, off, "unset OTEL_SDK_DISABLED"),)
-    return tuple(_checks(environment, logs))
+    return tuple(_checks(environment))
 
 
-def _logs(variables: Variables) -> Target | None:
-    wanted = "otlp" in variables.words("OTEL_LOGS_EXPORTER")
-    return read_target(variables, "LOGS") if wanted else None
-
-
-def _checks(environment: Environment, logs: Target | None) -> Iterator[ExportCheck]:
+def _checks(environment: Environment) -> Iterator[ExportCheck]:
     name = environment.resource.attributes.get("service.name")
     service = name if isinstance(name, str) else ""
     yield _check("TRACES", environment.traces, service)
     yield _check("METRICS", environment.metrics, service)
-    if logs is not None:
-        yield _check("LOGS", Outputs(target=logs), service)
+    if environment.logs != Outputs():
+        yield _check("LOGS", environment.logs, service)
 
 
 def _check(signal: Signal, outputs: Outputs, service: str) -> ExportCheck:
