@@ -92,13 +92,13 @@ class RedactingFilter(logging.Filter):
     original goes to the other handlers as it is; the log records of all other loggers
     are let through.
 
-    As a plain filter, without its handler, it works from Python 3.12 on, where a filter
-    may return another log record; before, it drops those of raw loggers. What cannot be
+    As a plain filter, without its handler, it drops the log records of raw loggers:
+    before Python 3.12 a filter cannot put another one in their place. What cannot be
     redacted is dropped. Never raises, except for what its handler does.
 
     Args:
         prefixes: The raw loggers; those below them are meant as well.
-        handler: The handler that it filters for, needed before Python 3.12.
+        handler: The handler that it filters for, which gets the safe copies.
 
     Raises:
         ConfigurationError: The prefixes are no list of logger names.
@@ -132,26 +132,15 @@ class RedactingFilter(logging.Filter):
         module = self._module_of(name)
         return _RedactedRecord(module, *self._place_of(record)).with_facts_of(record)
 
-    if sys.version_info >= (3, 12):
-
-        def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
-            """Let the log record through, or its safe copy in its place."""
-            try:
-                return self.redacted(record) or True
-            except Exception:  # noqa: BLE001 - what cannot be redacted must not leave
-                return False
-
-    else:
-
-        def filter(self, record: logging.LogRecord) -> bool:
-            """Let the log record through, or hand its safe copy to the handler."""
-            try:
-                copy = self.redacted(record)
-            except Exception:  # noqa: BLE001 - what cannot be redacted must not leave
-                return False
-            if copy is not None and self._handler is not None:
-                self._handler.handle(copy)
-            return copy is None
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let the log record through, or hand its safe copy to the handler."""
+        try:
+            copy = self.redacted(record)
+        except Exception:  # noqa: BLE001 - what cannot be redacted must not leave
+            return False
+        if copy is not None and self._handler is not None:
+            self._handler.handle(copy)
+        return copy is None
 
     def _module_of(self, name: str) -> str:
         # A logger may be named after anything; a module may not.
