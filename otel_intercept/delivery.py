@@ -8,8 +8,9 @@ from otel_intercept.record import Attributes, StreamFacts
 from otel_intercept.semconv import Dialect
 from otel_intercept.stream import StreamMeter
 
-# Headers are often wrong where the body is right: JSON, or the first line of a stream.
-_READABLE: Final = re.compile(rb"\s*(?:[\[{:]|(?:data|event|id|retry)\b)")
+# Headers are often wrong where the body is right: JSON, or the first field of a stream.
+_READABLE: Final = re.compile(rb"\s*(?:[\[{]|(?:data|event|id|retry)\b)")
+_KEEPALIVE: Final = re.compile(rb"\s*:[^\n]*\n")
 _HEAD: Final = 64
 
 
@@ -84,7 +85,10 @@ class Delivery:
         if self._meter is not None:
             self._meter.feed(data)
         elif self._head is not None and len(self._head) < _HEAD:
-            self._head += bytes(data[: _HEAD - len(self._head)])
+            head = self._head + bytes(data[:_HEAD])
+            while keepalive := _KEEPALIVE.match(head):
+                head = head[keepalive.end() :]
+            self._head = head[:_HEAD]
 
     def end(self) -> None:
         """Take in the end of the body."""

@@ -553,7 +553,8 @@ def test_a_lost_agent_is_no_failure_where_the_call_goes_on(
         (b' {"ok": true}', True, ExchangeOutcome.OK),
         (b"\n[1]", True, ExchangeOutcome.OK),
         (b"data: {}\n\n", True, ExchangeOutcome.OK),
-        (b": keepalive\n\n", True, ExchangeOutcome.OK),
+        (b": keepalive\n\n" * 20 + b"data: {}\n\n", True, ExchangeOutcome.OK),
+        (b": keepalive\n" * 20, True, ExchangeOutcome.NO_TERMINAL),
         (b"event: ping\n\n", True, ExchangeOutcome.OK),
     ],
 )
