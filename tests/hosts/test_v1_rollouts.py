@@ -44,6 +44,10 @@ def observer(recorder: TelemetryRecorder) -> Iterator[Observer]:
     observer.undo()
 
 
+def nothing(_session: Session) -> None:
+    """Leave the trace as it is."""
+
+
 def stop(condition: str) -> Step:
     """Return a step that stops the trace."""
     return lambda session: session.trace.stop(condition)
@@ -68,7 +72,7 @@ def time_out(session: Session) -> None:
 @pytest.mark.parametrize(
     ("step", "outcome"),
     [
-        (lambda _session: None, RolloutOutcome.COMPLETED),
+        (nothing, RolloutOutcome.COMPLETED),
         (stop("agent_completed"), RolloutOutcome.COMPLETED),
         (stop("user_closed"), RolloutOutcome.COMPLETED),
         (stop("max_turns"), RolloutOutcome.STOPPED),
@@ -77,6 +81,17 @@ def time_out(session: Session) -> None:
         (fail("HarnessError"), RolloutOutcome.FAILED),
         (fail("TaskError"), RolloutOutcome.FAILED),
         (time_out, RolloutOutcome.FAILED if is_old() else RolloutOutcome.STOPPED),
+    ],
+    ids=[
+        "nothing",
+        "agent_completed",
+        "user_closed",
+        "max_turns",
+        "context_length",
+        "stop_with_the_name_of_an_error",
+        "harness_error",
+        "task_error",
+        "timeout",
     ],
 )
 async def test_a_rollout_ends_as_its_trace_says(

@@ -135,6 +135,7 @@ class Trace(Protocol):
     """What scenes use of their traces."""
 
     id: str
+    ok: bool
     errors: list["Recorded"]
     calls: list["Call"]
     stop_condition: str | None
@@ -173,6 +174,7 @@ class Session(Protocol):
     """What scenes use of their sessions."""
 
     client: Client
+    ctx: object
 
     trace: Trace
     limits: object
