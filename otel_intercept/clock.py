@@ -24,3 +24,7 @@ class Clock:
     def at_ns(self, moment: int) -> int:
         """Return a ``time.perf_counter_ns()`` in Unix nanoseconds."""
         return self.start_ns + moment - self.start
+
+    def moment_of(self, at_ns: int) -> int:
+        """Return Unix nanoseconds as a ``time.perf_counter_ns()``: undoes `at_ns`."""
+        return self.start + at_ns - self.start_ns

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from otel_intercept import failure as failures
-from otel_intercept.clock import Clock
 from otel_intercept.delivery import Delivery
 from otel_intercept.dialect import genai
 from otel_intercept.failure import Failure
@@ -12,38 +11,30 @@ from otel_intercept.ids import new_span_id
 from otel_intercept.outcome import Cause, Facts, decide
 from otel_intercept.owner import Owner
 from otel_intercept.record import Attributes, ExchangeEnded, Request
+from otel_intercept.reports import Reports
 from otel_intercept.semconv import ExchangeOutcome, Phase
 from otel_intercept.shield import shielded
-from otel_intercept.trouble import Trouble, describe, fail_separately
-from otel_intercept.upstream import Upstream, UpstreamCall
+from otel_intercept.trouble import CAUSE_OF_PHASE, describe, fail_separately
 
 if TYPE_CHECKING:
     import asyncio
 
+    from otel_intercept.upstream import UpstreamCall
+
 T = TypeVar("T")
 
-
-_CAUSE_OF_PHASE: Final = {
-    Phase.PREPARE: Cause.WRITE_FAILED,
-    Phase.KEEPALIVE: Cause.WRITE_FAILED,
-    Phase.CHUNK: Cause.WRITE_FAILED,
-    Phase.EOF: Cause.WRITE_FAILED,
-    Phase.HANDLER: Cause.HANDLER_RAISED,
-    Phase.RESPONSE_FUTURE: Cause.UPSTREAM_FAILED,
-    Phase.UPSTREAM_CALL: Cause.UPSTREAM_FAILED,
-}
 
 _TAIL_NOISE_AFTER: Final = frozenset(
     {ExchangeOutcome.CANCELLED, ExchangeOutcome.CLEAN_STOP}
 )
 
 
-class Exchange:
+class Exchange(Reports):
     """One intercepted request and its answer.
 
-    The first group of methods is for handlers; the second is for adapters, which report
-    what they see. Confined to the event loop's thread. No method raises, except what
-    `upstream_call` re-raises unchanged.
+    The first group of methods is for handlers; the second, and what `Reports` has, is
+    for adapters, which report what they see. Confined to the event loop's thread. No
+    method raises, except what `upstream_call` re-raises unchanged.
 
     Args:
         owner: The rollout that it belongs to.
@@ -56,14 +47,11 @@ class Exchange:
         "__weakref__",
         "_agent_present",
         "_asked",
-        "_clock",
         "_delivery",
         "_handler_done",
         "_outcome",
         "_owner",
         "_response_attributes",
-        "_trouble",
-        "_upstream",
         "_upstream_cancelled",
         "_write_error",
         "index",
@@ -79,20 +67,18 @@ class Exchange:
         index: int,
         agent_present: Callable[[], bool],
     ) -> None:
+        super().__init__(owner)
         self._owner = owner
         self.request = request
         self.index = index
         self.span_id = new_span_id()
         self._agent_present = agent_present
-        self._clock = Clock()
         self._delivery = Delivery(request.dialect, self._clock.start)
         self._write_error: BaseException | None = None
         self._asked = genai.RequestFacts(model=None, stream=False, attributes=())
         self._handler_done = False
         self._outcome: ExchangeOutcome | None = None
         self._response_attributes: Attributes = ()
-        self._trouble = Trouble(owner, self._clock)
-        self._upstream = Upstream(self._upstream_ended, self._clock)
         self._upstream_cancelled = False
 
     @property
@@ -166,15 +152,23 @@ class Exchange:
         elif phase is Phase.LATE:
             self._fail_late(exc)
         else:
-            self._note(_CAUSE_OF_PHASE[phase], describe(self._owner, exc, phase))
+            self._note(CAUSE_OF_PHASE[phase], describe(self._owner, exc, phase))
 
     @shielded
-    def answer_began(self, status: int, *, event_stream: bool) -> None:
-        """Note that the status line and the headers went to the transport."""
+    def answer_began(
+        self, status: int, *, event_stream: bool, other: bool = False
+    ) -> None:
+        """Note that the status line and the headers went to the transport.
+
+        Args:
+            status: The HTTP status.
+            event_stream: Whether the body is an event stream by its headers.
+            other: Whether it is neither that nor JSON, nor encoded.
+        """
         if self._delivery.begun:
             return
         self._upstream.look()
-        self._delivery.begin(status, event_stream=event_stream)
+        self._delivery.begin(status, event_stream=event_stream, other=other)
         self._trouble.answer_began(self._delivery.answer)
 
     @shielded
@@ -202,7 +196,7 @@ class Exchange:
         self._write_error = exc
         if self._delivery.has_terminal:
             self._delivery.end()
-        elif self._handler_done and not self._delivery.begun:
+        elif self._outlives_agent or (self._handler_done and not self._delivery.begun):
             self._note(Cause.AGENT_LEFT)
         else:
             self._note(Cause.WRITE_FAILED, describe(self._owner, exc, phase))
@@ -256,6 +250,7 @@ class Exchange:
 
     def _conclude(self, *, ended: bool) -> ExchangeOutcome:
         trouble, delivery = self._trouble, self._delivery
+        body = delivery.body_facts(stream_asked=self._asked.stream)
         if trouble.cause is Cause.NONE:
             trouble.stopped = self._owner.stopped
         outcome = decide(
@@ -263,13 +258,15 @@ class Exchange:
                 trouble.cause,
                 trouble.begun,
                 delivery.answer,
-                *delivery.body_facts(),
+                *body,
                 ended=ended,
                 upstream_cancelled=self._upstream_cancelled,
                 stopped=trouble.stopped,
             )
         )
-        trouble.conclude(outcome, delivery.answer, delivery.status)
+        trouble.conclude(
+            outcome, delivery.answer, delivery.status, unreadable=body.unreadable
+        )
         return outcome
 
     @property
@@ -346,4 +343,5 @@ class Exchange:
             request=self._asked.attributes,
             response=self._response_attributes or delivery.response_attributes(),
             waits=self._upstream.waits,
+            replayed=self._trouble.replayed,
         )

@@ -26,6 +26,7 @@ none               another 4xx                                         rejected
 none               nothing at all                                      cancelled
 none               2xx that was never ended                            cut
 none               event stream without its terminal event             no_terminal
+none               no stream and no JSON where a stream was asked for  no_terminal
 none               event stream with a terminal event and no chunk     silent_empty
 none               2xx                                                 ok
 =================  ==================================================  ================
@@ -74,6 +75,8 @@ class Facts(NamedTuple):
         chunks: Whether at least one chunk was written.
         terminal: Whether the dialect's terminal event was written.
         error_frame: Whether an error object was written into the body.
+        unreadable: Whether a stream was asked for, and the body is no event stream and
+            no JSON: a page of HTML, say.
         ended: Whether the body was closed without an error.
         upstream_cancelled: Whether an upstream call was cancelled.
         stopped: Whether the rollout had stopped cleanly before the trouble.
@@ -86,6 +89,7 @@ class Facts(NamedTuple):
     chunks: bool
     terminal: bool
     error_frame: bool
+    unreadable: bool
     ended: bool
     upstream_cancelled: bool
     stopped: bool
@@ -196,7 +200,11 @@ def _decide_by_answer(facts: Facts) -> ExchangeOutcome:
     if not facts.ended:
         return ExchangeOutcome.CUT
     if not facts.event_stream:
-        return ExchangeOutcome.OK
+        return _decide_whole(facts)
     if not facts.terminal:
         return ExchangeOutcome.NO_TERMINAL
     return ExchangeOutcome.OK if facts.chunks else ExchangeOutcome.SILENT_EMPTY
+
+
+def _decide_whole(facts: Facts) -> ExchangeOutcome:
+    return ExchangeOutcome.NO_TERMINAL if facts.unreadable else ExchangeOutcome.OK

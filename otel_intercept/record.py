@@ -102,6 +102,7 @@ class ExchangeEnded(NamedTuple):
     ``link`` is the (trace id, span id) that the agent sent as ``traceparent``.
     ``request`` and ``response`` are the allow-listed GenAI attributes.
     ``failure_ns`` is when the failure was seen; set exactly when ``failure`` is.
+    ``replayed``: the answer is that of an earlier exchange, which made the call.
     """
 
     rollout: RolloutRef
@@ -125,6 +126,7 @@ class ExchangeEnded(NamedTuple):
     request: Attributes
     response: Attributes
     waits: tuple[UpstreamWait, ...]
+    replayed: bool = False
 
 
 class FailureSeen(NamedTuple):

@@ -60,6 +60,8 @@ def counter_keys(record: Record) -> tuple[CounterKey, ...]:
         case ExchangeEnded():
             labels = (record.outcome.value, record.dialect.value, record.stream)
             exchange: CounterKey = (semconv.EXCHANGES.name, labels)
+            if record.replayed:
+                return (exchange, (semconv.EXCHANGES_REPLAYED.name, labels))
             if record.failure is None:
                 return (exchange,)
             return (exchange, _failure_key(record.failure))

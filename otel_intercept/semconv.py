@@ -127,6 +127,7 @@ EXCHANGE_OUTCOME: Final = "intercept.exchange.outcome"
 EXCHANGE_RETRY_COUNT: Final = "intercept.exchange.retry_count"
 EXCHANGE_DIALECT: Final = "intercept.exchange.dialect"
 EXCHANGE_STREAM: Final = "intercept.exchange.stream"
+EXCHANGE_REPLAYED: Final = "intercept.exchange.replayed"
 STREAM_CHUNKS: Final = "intercept.stream.chunks"
 STREAM_BYTES: Final = "intercept.stream.bytes"
 STREAM_KEEPALIVES: Final = "intercept.stream.keepalives"
@@ -178,6 +179,7 @@ SPAN_ATTRIBUTES: Final = frozenset(
         EXCHANGE_RETRY_COUNT,
         EXCHANGE_DIALECT,
         EXCHANGE_STREAM,
+        EXCHANGE_REPLAYED,
         STREAM_CHUNKS,
         STREAM_BYTES,
         STREAM_KEEPALIVES,
@@ -277,6 +279,11 @@ EXCHANGES: Final = Instrument(
     "intercept.exchanges", "counter", "{exchange}", "Exchanges that have ended.",
     (EXCHANGE_OUTCOME, EXCHANGE_DIALECT, EXCHANGE_STREAM),
 )  # fmt: skip
+EXCHANGES_REPLAYED: Final = Instrument(
+    "intercept.exchanges.replayed", "counter", "{exchange}",
+    "Exchanges, of those that have ended, that got the answer of an earlier one.",
+    (EXCHANGE_OUTCOME, EXCHANGE_DIALECT, EXCHANGE_STREAM),
+)  # fmt: skip
 EXCHANGE_DURATION: Final = Instrument(
     "intercept.exchange.duration", "histogram", "s",
     "Time from the agent's request to the end of its answer.",
@@ -334,6 +341,7 @@ INSTRUMENTS: Final = (
     ROLLOUTS_ACTIVE,
     ROLLOUT_DURATION,
     EXCHANGES,
+    EXCHANGES_REPLAYED,
     EXCHANGE_DURATION,
     UPSTREAM_DURATION,
     TIME_TO_FIRST_CHUNK,

@@ -17,6 +17,17 @@ _PROXY_PHASES: Final = frozenset(
     {Phase.PREPARE, Phase.KEEPALIVE, Phase.CHUNK, Phase.EOF, Phase.HANDLER}
 )
 
+CAUSE_OF_PHASE: Final = {
+    Phase.PREPARE: Cause.WRITE_FAILED,
+    Phase.KEEPALIVE: Cause.WRITE_FAILED,
+    Phase.CHUNK: Cause.WRITE_FAILED,
+    Phase.EOF: Cause.WRITE_FAILED,
+    Phase.HANDLER: Cause.HANDLER_RAISED,
+    Phase.RESPONSE_FUTURE: Cause.UPSTREAM_FAILED,
+    Phase.UPSTREAM_CALL: Cause.UPSTREAM_FAILED,
+}
+"""What a failure in each phase is the cause of; ``late`` has none of its own."""
+
 _DERIVED: Final = {
     ExchangeOutcome.SILENT_EMPTY: (ErrorType.UPSTREAM_EMPTY, Origin.UPSTREAM),
     ExchangeOutcome.NO_TERMINAL: (ErrorType.UPSTREAM_TRUNCATED, Origin.UPSTREAM),
@@ -49,7 +60,8 @@ class Trouble:
     """The first cause in time, with what was true when it came.
 
     The rollout fails only when the cause is final: once the answer has begun, or, for
-    an upstream call that the handler made and may make again, once it is through.
+    an upstream call that the handler made and may make again, once it is through. A
+    failure that is only ``replayed`` has counted in the exchange that met it.
     """
 
     __slots__ = (
@@ -61,6 +73,7 @@ class Trouble:
         "failure",
         "failure_ns",
         "final",
+        "replayed",
         "stopped",
     )
 
@@ -73,6 +86,7 @@ class Trouble:
         self.failure: Failure | None = None
         self.failure_ns: int | None = None
         self.final = True
+        self.replayed = False
         self.stopped = False
 
     def note(
@@ -101,6 +115,8 @@ class Trouble:
         if self.failure is None or self._settled:
             return
         self._settled = True
+        if self.replayed:
+            return
         error = outcome_error or error_class_so_far(
             self.cause, answer, begun=self.begun
         )
@@ -117,6 +133,8 @@ class Trouble:
         outcome: ExchangeOutcome,
         answer: Answer,
         status: int | None,
+        *,
+        unreadable: bool,
     ) -> None:
         """Bring the failure in line with the outcome: present exactly if it is one."""
         error = error_class(outcome)
@@ -124,19 +142,23 @@ class Trouble:
             self._set_failure(None)
             return
         if self.failure is None:
-            self._set_failure(self._derive(outcome, status))
+            self._set_failure(self._derive(outcome, status, unreadable=unreadable))
         self.settle(answer, error)
 
     def _set_failure(self, failure: Failure | None) -> None:
         self.failure = failure
         self.failure_ns = None if failure is None else self._clock.now_ns()
 
-    def _derive(self, outcome: ExchangeOutcome, status: int | None) -> Failure:
+    def _derive(
+        self, outcome: ExchangeOutcome, status: int | None, *, unreadable: bool
+    ) -> Failure:
         key = self._owner.fingerprint_key
         if outcome is ExchangeOutcome.UPSTREAM_FAILED and status is not None:
             return failures.from_status(status, phase=Phase.HANDLER, key=key)
         fallback = (ErrorType.HANDLER_ERROR, Origin.PROXY)
         error_type, origin = _DERIVED.get(outcome, fallback)
+        if unreadable and outcome is ExchangeOutcome.NO_TERMINAL:
+            error_type = ErrorType.UPSTREAM_BAD_RESPONSE
         return failures.without_exception(
             error_type, phase=Phase.EOF, origin=origin, status=status, key=key
         )

@@ -460,6 +460,123 @@ def test_requests_and_responses_are_described_by_listed_keys_only(
     assert SECRET.encode() not in recorder.exported_bytes()
 
 
+def test_a_call_that_others_timed_is_a_wait_from_its_own_start(
+    recorder: TelemetryRecorder, registry: RolloutRegistry
+) -> None:
+    """The span of a reported call starts when the call did, and ends at the report."""
+    exchange = start(registry.open("r1"))
+    started_ns = time.time_ns() - 5_000_000_000
+
+    exchange.upstream_called(started_ns, None)
+    stream_and_end(exchange)
+    exchange.handler_returned()
+
+    (chat,) = [span for span in recorder.spans() if span.kind is SpanKind.CLIENT]
+    assert exchange.called_upstream
+    assert exchange.outcome is ExchangeOutcome.OK
+    assert chat.start_time == started_ns
+    assert (chat.end_time or 0) >= started_ns + 5_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("exc", "outcome", "error_type"),
+    [
+        (TimeoutError(SECRET), "upstream_failed", ErrorType.UPSTREAM_TIMEOUT),
+        (asyncio.CancelledError(), "cancelled", None),
+    ],
+)
+def test_a_call_that_others_saw_fail_counts_unless_it_was_cancelled(
+    registry: RolloutRegistry,
+    exc: BaseException,
+    outcome: str,
+    error_type: ErrorType | None,
+) -> None:
+    """A reported failure fails the rollout; a reported cancellation never does."""
+    rollout = registry.open("r1")
+    exchange = start(rollout)
+
+    exchange.upstream_called(time.time_ns(), exc)
+    exchange.finish()
+
+    assert exchange.outcome == outcome
+    found = rollout.error.failure.error_type if rollout.error else None
+    assert found is error_type
+
+
+def test_a_replayed_failure_is_shown_and_fails_nothing_again(
+    recorder: TelemetryRecorder, registry: RolloutRegistry
+) -> None:
+    """A replayed 503 is an error on its span, but no failure of the rollout."""
+    rollout = registry.open("r1")
+    exchange = start(rollout)
+
+    exchange.replays()
+    exchange.answer_began(503, event_stream=False)
+    exchange.answer_ended()
+    exchange.handler_returned()
+
+    (span,) = [span for span in recorder.spans() if span.kind is SpanKind.SERVER]
+    assert exchange.outcome is ExchangeOutcome.UPSTREAM_FAILED
+    assert (span.attributes or {})["intercept.exchange.replayed"] is True
+    assert (span.attributes or {})["error.type"] == "upstream_overloaded"
+    assert rollout.error is None
+    assert rollout.failures == 0
+    assert recorder.value("intercept.failures") == 0
+    assert recorder.value("intercept.exchanges.replayed") == 1
+
+
+@pytest.mark.parametrize(
+    ("outlives", "outcome"),
+    [(True, ExchangeOutcome.AGENT_GONE), (False, ExchangeOutcome.CUT)],
+)
+def test_a_lost_agent_is_no_failure_where_the_call_goes_on(
+    registry: RolloutRegistry, outlives: bool, outcome: ExchangeOutcome
+) -> None:
+    """A failing write under a call that outlives its agent is a lost agent only."""
+    exchange = start(registry.open("r1"))
+    if outlives:
+        exchange.outlives_agent()
+
+    begin(exchange)
+    exchange.write_failed(ConnectionResetError(), phase=Phase.KEEPALIVE)
+    exchange.finish()
+
+    assert exchange.outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("body", "asked", "outcome"),
+    [
+        (b"<html>busy</html>", True, ExchangeOutcome.NO_TERMINAL),
+        (b"", True, ExchangeOutcome.NO_TERMINAL),
+        (b"<html>busy</html>", False, ExchangeOutcome.OK),
+        (b' {"ok": true}', True, ExchangeOutcome.OK),
+        (b"\n[1]", True, ExchangeOutcome.OK),
+        (b"data: {}\n\n", True, ExchangeOutcome.OK),
+        (b": keepalive\n\n" * 20 + b"data: {}\n\n", True, ExchangeOutcome.OK),
+        (b": keepalive\n" * 20, True, ExchangeOutcome.NO_TERMINAL),
+        (b"event: ping\n\n", True, ExchangeOutcome.OK),
+    ],
+)
+def test_a_body_that_is_no_stream_and_no_json_is_no_answer_to_a_stream(
+    registry: RolloutRegistry, body: bytes, asked: bool, outcome: ExchangeOutcome
+) -> None:
+    """Bytes count where headers mislead, and only where a stream was asked for."""
+    exchange = start(registry.open("r1"))
+    exchange.describe_request({"stream": asked})
+
+    exchange.answer_began(200, event_stream=False, other=True)
+    for index in range(len(body)):
+        exchange.answer_wrote(body[index : index + 1])
+    exchange.answer_ended()
+    exchange.handler_returned()
+
+    assert exchange.outcome is outcome
+    if outcome is ExchangeOutcome.NO_TERMINAL:
+        assert exchange.failure is not None
+        assert exchange.failure.error_type is ErrorType.UPSTREAM_BAD_RESPONSE
+
+
 def test_a_finished_exchange_lets_go_of_its_futures(
     registry: RolloutRegistry,
 ) -> None:

@@ -23,7 +23,7 @@ BOOLEANS = (False, True)
 def every_fact() -> Iterator[Facts]:
     """Walk the whole space of facts."""
     for cause, answer in itertools.product(Cause, Answer):
-        for begun, *flags in itertools.product(BOOLEANS, repeat=8):
+        for begun, *flags in itertools.product(BOOLEANS, repeat=9):
             yield Facts(cause, begun, answer, *flags)
 
 
@@ -47,6 +47,12 @@ def rows_that_fit(facts: Facts) -> list[ExchangeOutcome]:
             and facts.ended
             and sse
             and not (facts.terminal and facts.chunks),
+            excused
+            and good
+            and not facts.error_frame
+            and facts.ended
+            and not sse
+            and facts.unreadable,
         ],
         ExchangeOutcome.AGENT_GONE: [cause is Cause.AGENT_LEFT],
         ExchangeOutcome.CUT: [
@@ -92,14 +98,21 @@ def rows_that_fit(facts: Facts) -> list[ExchangeOutcome]:
             and facts.ended
             and sse
             and not facts.terminal
-            and not facts.upstream_cancelled
+            and not facts.upstream_cancelled,
+            free
+            and good
+            and not facts.error_frame
+            and facts.ended
+            and not sse
+            and facts.unreadable
+            and not facts.upstream_cancelled,
         ],
         ExchangeOutcome.OK: [
             free
             and good
             and not facts.error_frame
             and facts.ended
-            and (not sse or (facts.terminal and facts.chunks))
+            and (facts.terminal and facts.chunks if sse else not facts.unreadable)
         ],
     }
     return [outcome for outcome, fits in rows.items() for fit in fits if fit]
@@ -118,7 +131,7 @@ def test_every_combination_of_facts_fits_exactly_one_row() -> None:
 
         assert decide(facts) is expected, facts
 
-    assert count == len(Cause) * len(Answer) * 2**8
+    assert count == len(Cause) * len(Answer) * 2**9
 
 
 def test_every_outcome_can_occur() -> None:

@@ -174,6 +174,7 @@ def test_every_counter_key_of_every_record_is_seeded() -> None:
     for outcome, dialect, stream in product(ExchangeOutcome, Dialect, (True, False)):
         record = exchange(outcome=outcome, dialect=dialect, stream=stream)
         assert set(counter_keys(record)) <= seeded
+        assert set(counter_keys(record._replace(replayed=True))) <= seeded
     for rollout_outcome in RolloutOutcome:
         assert set(counter_keys(ended(outcome=rollout_outcome))) <= seeded
     others: tuple[Record, ...] = (
@@ -251,8 +252,31 @@ def test_an_exchange_without_facts_moves_no_stream_instrument() -> None:
     assert bench.collect().keys() == {
         "intercept.rollouts",
         "intercept.exchanges",
+        "intercept.exchanges.replayed",
         "intercept.exchange.duration",
         "intercept.failures",
+    }
+
+
+def test_a_replayed_failure_counts_as_replayed_and_as_no_new_failure() -> None:
+    """An answer of an earlier exchange moves both exchange counters, not failures."""
+    bench = Bench()
+
+    bench.record(failed_exchange()._replace(replayed=True))
+
+    collected = bench.collect()
+    moved = {
+        name: sum(nonzero(collected[name]).values())
+        for name in (
+            "intercept.exchanges",
+            "intercept.exchanges.replayed",
+            "intercept.failures",
+        )
+    }
+    assert moved == {
+        "intercept.exchanges": 1,
+        "intercept.exchanges.replayed": 1,
+        "intercept.failures": 0,
     }
 
 

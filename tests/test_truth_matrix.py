@@ -224,6 +224,11 @@ async def forgets_the_terminal(scene: Scene) -> web.StreamResponse:
     return scene.response
 
 
+async def answers_a_page(scene: Scene) -> web.StreamResponse:
+    """Answer a page of HTML, as a load balancer does."""
+    return web.Response(text="<html>busy</html>", content_type="text/html")
+
+
 async def raises(scene: Scene) -> web.StreamResponse:
     """Raise before anything was answered."""
     raise ValueError(SECRET)
@@ -351,6 +356,10 @@ SHAPES: Final = {
     "forgets_the_terminal": Shape(
         forgets_the_terminal, True, O.NO_TERMINAL, 200, True,
         E.UPSTREAM_TRUNCATED, Phase.EOF,
+    ),
+    "answers_a_page_to_a_stream": Shape(
+        answers_a_page, True, O.NO_TERMINAL, 200, True,
+        E.UPSTREAM_BAD_RESPONSE, Phase.EOF,
     ),
     "raises": Shape(
         raises, False, O.HANDLER_FAILED, 500, True,

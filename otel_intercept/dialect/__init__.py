@@ -15,7 +15,12 @@ from otel_intercept.dialect.grammar import (
     operation_of,
     provider_of,
 )
-from otel_intercept.dialect.wire_errors import error_body, error_frame, error_headers
+from otel_intercept.dialect.wire_errors import (
+    error_body,
+    error_frame,
+    error_headers,
+    error_message,
+)
 
 __all__ = [
     "DONE",
@@ -27,6 +32,7 @@ __all__ = [
     "error_body",
     "error_frame",
     "error_headers",
+    "error_message",
     "error_words",
     "operation_of",
     "provider_of",

@@ -154,6 +154,11 @@ def error_frame(
     return b"data: " + _dump({"error": error}) + b"\n\n"
 
 
+def error_message(error_type: ErrorType) -> str:
+    """Give the sentence that tells an agent of a failure; a constant for each type."""
+    return _WORDINGS[error_type].message
+
+
 def error_headers(failure: Failure | None) -> dict[str, str]:
     """Give the headers that stop SDKs from repeating a call that cannot succeed."""
     if failure is None or failure.retryable:

@@ -4,6 +4,7 @@ Every byte of an answer goes through the request's writer, whichever response cl
 handler uses, so this is where "what the agent got" is true.
 """
 
+import re
 from typing import Final
 
 from aiohttp import ClientConnectionResetError, hdrs
@@ -14,6 +15,7 @@ from otel_intercept.exchange import Exchange
 from otel_intercept.semconv import Phase
 
 _EVENT_STREAM: Final = "text/event-stream"
+_JSON: Final = re.compile(r"application/(?:[\w.+-]+\+)?json\b", re.ASCII)
 _COMMENT: Final = b":"
 _DRAIN_LIMIT: Final = 0x10000
 
@@ -41,6 +43,7 @@ def observe(writer: StreamWriter, exchange: Exchange) -> None:
         exchange.answer_began(
             int(status_line.split(" ", 2)[1]),
             event_stream=_is_event_stream(headers),
+            other=_is_other(headers),
         )
 
     async def observed_write(
@@ -76,6 +79,18 @@ def observe(writer: StreamWriter, exchange: Exchange) -> None:
 
 
 def _is_event_stream(headers: CIMultiDict[str]) -> bool:
-    if headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
-        return False
-    return headers.get(hdrs.CONTENT_TYPE, "").lower().startswith(_EVENT_STREAM)
+    return _is_plain(headers) and _content_type(headers).startswith(_EVENT_STREAM)
+
+
+def _is_other(headers: CIMultiDict[str]) -> bool:
+    content_type = _content_type(headers)
+    known = content_type.startswith(_EVENT_STREAM) or _JSON.match(content_type)
+    return _is_plain(headers) and not known
+
+
+def _is_plain(headers: CIMultiDict[str]) -> bool:
+    return headers.get(hdrs.CONTENT_ENCODING, "identity") == "identity"
+
+
+def _content_type(headers: CIMultiDict[str]) -> str:
+    return headers.get(hdrs.CONTENT_TYPE, "").lower()

@@ -248,7 +248,16 @@ _VERIFIERS: Final[tuple[_Row, ...]] = (
     (_VF, "TunnelError SandboxError", Known(_AGENT)),
     (_VF_AGENT, "AgentError", Known(_AGENT)),
     (_VF_SERVER, "StreamInterrupted", _hint(_TRUNCATED)),
-    (_VF1, "ProviderError", _hint(_SERVER_ERROR, status=_SDK_STATUS)),
+    (
+        _VF1,
+        "ProviderError",
+        # With a 502 of its own for answers that it cannot read.
+        _hint(
+            _SERVER_ERROR,
+            status=_SDK_STATUS,
+            raised_in={"get_response": _BAD_RESPONSE, "_collect_stream": _TRUNCATED},
+        ),
+    ),
     (
         _VF1,
         "OverlongPromptError",

@@ -1,6 +1,7 @@
 """What can be known of an exception class: the words of the class tables."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, TypeAlias
 
@@ -45,6 +46,8 @@ class Known:
         phases: Phases in which it means anything; empty for all.
         errnos: The ``errno`` values that it counts for; empty for all.
         truncated_in: Functions that only an answer which broke off can raise it in.
+        raised_in: Functions that raise it themselves, and what it stands for there, in
+            the place of its status.
         wraps_argument: Whether its first argument may be the exception below it.
     """
 
@@ -58,4 +61,5 @@ class Known:
     phases: frozenset[Phase] = frozenset()
     errnos: frozenset[int] = frozenset()
     truncated_in: frozenset[str] = frozenset()
+    raised_in: Mapping[str, ErrorType] = field(default_factory=dict)
     wraps_argument: bool = False

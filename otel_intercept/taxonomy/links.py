@@ -107,6 +107,16 @@ def passed_through(exc: BaseException, functions: frozenset[str]) -> bool:
     return False
 
 
+def raiser_of(exc: BaseException) -> str:
+    """Return the name of the function that raised an exception, empty if unknown."""
+    traceback = traceback_of(exc)
+    for _ in range(_MAX_FRAMES):
+        if traceback is None or traceback.tb_next is None:
+            break
+        traceback = traceback.tb_next
+    return "" if traceback is None else traceback.tb_frame.f_code.co_name
+
+
 def _below(exc: BaseException) -> Iterator[BaseException]:
     """Yield what is one link below: members of a group, then the cause or context."""
     if is_group(exc):

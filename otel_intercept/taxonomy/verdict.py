@@ -7,7 +7,7 @@ from otel_intercept.semconv import ErrorType, Phase
 from otel_intercept.taxonomy.codes import CODES, RETRYABLE_STATUSES, STATUSES, Code
 from otel_intercept.taxonomy.kinds import kind_of
 from otel_intercept.taxonomy.known import Weight
-from otel_intercept.taxonomy.links import has_errno, passed_through, value_at
+from otel_intercept.taxonomy.links import has_errno, passed_through, raiser_of, value_at
 
 _MAX_CODE: Final = 64
 _NOT_UPSTREAM: Final = frozenset(
@@ -58,6 +58,8 @@ def _judge(exc: BaseException, phase: Phase, *, wrapped: bool) -> Verdict | None
     if known.fixed:
         return Verdict(known.error_type, known.weight, known.retryable, status, "")
     by_status = STATUSES.get(status) if status is not None else None
+    if known.raised_in:
+        by_status = known.raised_in.get(raiser_of(exc), by_status)
     found = (value_at(exc, path) for path in known.codes)
     code = first_code(found, refining=by_status is not None)
     retryable: bool | None = known.retryable

@@ -26,6 +26,8 @@ def exchange_attributes(record: ExchangeEnded) -> dict[str, AttributeValue]:
     }
     if record.status is not None:
         attributes[semconv.HTTP_RESPONSE_STATUS_CODE] = record.status
+    if record.replayed:
+        attributes[semconv.EXCHANGE_REPLAYED] = True
     if record.retry_count is not None:
         attributes[semconv.EXCHANGE_RETRY_COUNT] = record.retry_count
     if record.failure is not None:

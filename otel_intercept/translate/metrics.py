@@ -87,7 +87,12 @@ class Instruments:
                     instrument.name, instrument.unit, instrument.description
                 ),
             )
-            for instrument in (semconv.ROLLOUTS, semconv.EXCHANGES, semconv.FAILURES)
+            for instrument in (
+                semconv.ROLLOUTS,
+                semconv.EXCHANGES,
+                semconv.EXCHANGES_REPLAYED,
+                semconv.FAILURES,
+            )
         }
         self._rollout_duration = _histogram(meter, semconv.ROLLOUT_DURATION)
         self._exchange_duration = _histogram(meter, semconv.EXCHANGE_DURATION)

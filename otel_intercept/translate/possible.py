@@ -33,6 +33,7 @@ def possible_counters() -> Iterator[CounterKey]:
     for rollout in RolloutOutcome:
         yield semconv.ROLLOUTS.name, (rollout.value,)
     for outcome, dialect, stream in product(ExchangeOutcome, Dialect, (False, True)):
-        yield semconv.EXCHANGES.name, (outcome.value, dialect.value, stream)
+        for counter in (semconv.EXCHANGES, semconv.EXCHANGES_REPLAYED):
+            yield counter.name, (outcome.value, dialect.value, stream)
     for error, phase, origin in possible_failures():
         yield semconv.FAILURES.name, (error.value, phase.value, origin.value)

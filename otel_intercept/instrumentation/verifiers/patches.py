@@ -22,6 +22,7 @@ class Wrapper(Protocol):
         instance: object,
         args: tuple[object, ...],
         kwargs: Mapping[str, object],
+        /,
     ) -> object:
         """Call ``wrapped`` with the arguments, and return what it returns."""
         ...

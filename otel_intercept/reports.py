@@ -1,0 +1,65 @@
+"""What adapters of other people's servers report of an exchange: calls and replays."""
+
+from otel_intercept.clock import Clock
+from otel_intercept.owner import Owner
+from otel_intercept.semconv import Phase
+from otel_intercept.shield import shielded
+from otel_intercept.trouble import Trouble
+from otel_intercept.upstream import Upstream
+
+
+class Reports:
+    """The part of an exchange whose facts come from a server that we did not write.
+
+    Such a server makes, times and repeats its upstream calls itself. No method raises.
+
+    Args:
+        owner: The rollout that the exchange belongs to.
+    """
+
+    __slots__ = ("_clock", "_outlives_agent", "_trouble", "_upstream")
+
+    def __init__(self, owner: Owner) -> None:
+        self._clock = Clock()
+        self._trouble = Trouble(owner, self._clock)
+        self._upstream = Upstream(self._upstream_ended, self._clock)
+        self._outlives_agent = False
+
+    @property
+    def called_upstream(self) -> bool:
+        """Whether an upstream call has ended, well or not."""
+        return bool(self._upstream.waits)
+
+    @shielded
+    def upstream_called(self, started_ns: int, exc: BaseException | None) -> None:
+        """Note an upstream call that somebody else made and timed, and that ends now.
+
+        Args:
+            started_ns: When it started, in Unix nanoseconds.
+            exc: What it raised, or None. It is described here and not kept. A
+                cancellation is no failure, and a later call that succeeds before the
+                answer is through takes a failure back: it was retried.
+        """
+        moment = self._clock.moment_of(started_ns)
+        self._upstream_ended(moment, exc, Phase.UPSTREAM_CALL)
+
+    @shielded
+    def replays(self) -> None:
+        """Note that the answer is that of an earlier exchange, which made the call.
+
+        A failure in it is shown on this exchange too, but it does not count again.
+        """
+        self._trouble.replayed = True
+
+    @shielded
+    def outlives_agent(self) -> None:
+        """Note that the call goes on without the agent, and that its result is kept.
+
+        A lost connection is then no failure: the agent can come back for the answer.
+        """
+        self._outlives_agent = True
+
+    def _upstream_ended(
+        self, started: int, exc: BaseException | None, phase: Phase
+    ) -> None:
+        raise NotImplementedError
