@@ -11,11 +11,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 VERIFIERS := verifiers==0.3.1
 VERIFIERS_NEEDS := 'renderers>=0.1.10,<0.2' 'tenacity>=8.5'
 
+# Debian's names; what is missing is said, not installed behind your back.
+NEEDS = @command -v $(1) >/dev/null || { echo "needs $(1): apt-get install --no-install-recommends $(2)" >&2; exit 1; }
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt build clean
+.PHONY: help demo test check fmt build dashboards rules-test clean
 
 help: ## Show what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 demo: $(VENV)/.demo ## Run real rollouts on loopback and show what became of them
 	$(BIN)/otel-intercept demo $(ARGS)
@@ -37,6 +40,14 @@ fmt: $(VENV)/.dev ## Format the code and fix what can be fixed
 build: $(VENV)/.dev ## Build the sdist and the wheel into dist/
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist
+
+dashboards: $(VENV)/.dev ## Write dashboards, alert rules and reference pages anew
+	$(BIN)/python -m dashboards.generate
+
+rules-test: $(VENV)/.dev ## Test the alert rules, each way to break them, and the routes
+	$(call NEEDS,promtool,prometheus)
+	$(call NEEDS,amtool,prometheus-alertmanager)
+	$(BIN)/python -m pytest -m engines tests/test_alert_rules.py $(ARGS)
 
 clean: ## Remove everything that was made here
 	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .import_linter_cache

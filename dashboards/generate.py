@@ -1,0 +1,32 @@
+"""Write every generated file: ``python -m dashboards.generate``."""
+
+import sys
+from pathlib import Path
+from typing import Final
+
+from dashboards.alerts.rules import grafana_rules, prometheus_rules
+
+ROOT: Final = Path(__file__).parent.parent
+
+
+def generated() -> dict[str, str]:
+    """Return the text of every generated file, by its path in the repository."""
+    return {
+        "dashboards/alerts/otel-intercept.rules.yaml": prometheus_rules(),
+        "dashboards/provisioning/alerting/otel-intercept.yaml": grafana_rules(),
+    }
+
+
+def main() -> int:
+    """Write what differs, and say so."""
+    for name, text in generated().items():
+        path = ROOT / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            sys.stdout.write(f"wrote {name}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
