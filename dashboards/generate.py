@@ -1,20 +1,32 @@
 """Write every generated file: ``python -m dashboards.generate``."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Final
 
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+
 from dashboards.alerts.rules import grafana_rules, prometheus_rules
+from dashboards.boards import BOARDS
+from dashboards.panels import Board, build
 
 ROOT: Final = Path(__file__).parent.parent
 
 
 def generated() -> dict[str, str]:
     """Return the text of every generated file, by its path in the repository."""
+    boards = {f"dashboards/{name}.json": as_json(item) for name, item in BOARDS.items()}
     return {
+        **boards,
         "dashboards/alerts/otel-intercept.rules.yaml": prometheus_rules(),
         "dashboards/provisioning/alerting/otel-intercept.yaml": grafana_rules(),
     }
+
+
+def as_json(board: Board) -> str:
+    """Return a dashboard as Grafana loads it."""
+    return json.dumps(build(board), cls=JSONEncoder, indent=2) + "\n"
 
 
 def main() -> int:

@@ -60,7 +60,8 @@ def series(name: str, *matchers: str) -> str:
 
 def total(by: Iterable[str], expression: str) -> str:
     """Return the sum over everything but some labels."""
-    return f"sum by ({', '.join(by)}) ({expression})"
+    labels = ", ".join(by)
+    return f"sum by ({labels}) ({expression})" if labels else f"sum({expression})"
 
 
 def gained(selector: str, window: str) -> str:

@@ -2,10 +2,11 @@
 
 import pytest
 
+from dashboards.exposed import Exposed
 from dashboards.names import UnknownUnitError, label_of, names_of
 from otel_intercept import semconv
 from otel_intercept.semconv import Instrument
-from tests.prometheus_scrape import Exposed, samples_of, types_of
+from tests.prometheus_page import samples_of, types_of
 
 DESIGNED = {
     semconv.ROLLOUTS: "intercept_rollouts_total",

@@ -1,9 +1,7 @@
-"""Play real rollouts into the official Prometheus exporter and read its page."""
+"""Play the demo's rollouts in this process, before any exporters."""
 
 import asyncio
-import re
-from collections.abc import Iterator, Mapping
-from typing import Final, NamedTuple
+import time
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.resources import Resource
@@ -14,19 +12,6 @@ from otel_intercept import Telemetry
 from otel_intercept.cli.demo.loop import Played
 from otel_intercept.cli.demo.plan import Planned, plan
 from otel_intercept.cli.demo.run import new_secret, run
-
-_SAMPLE: Final = re.compile(
-    r"^(?P<name>[a-z_]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)$"
-)
-_LABEL: Final = re.compile(r'([a-z_]+)="([^"]*)"')
-
-
-class Sample(NamedTuple):
-    """One line of a scraped page."""
-
-    name: str
-    labels: Mapping[str, str]
-    value: float
 
 
 class _Unwatched:
@@ -50,33 +35,32 @@ class Exposed:
 
     def play(self, rollouts: int, *, seed: int) -> None:
         """Play the demo's rollouts of every outcome, and translate their records."""
-        asyncio.run(self.play_async(rollouts, seed=seed))
+        play(self.telemetry, rollouts, seed=seed)
         self.telemetry.flush()
-
-    async def play_async(self, rollouts: int, *, seed: int) -> None:
-        """Play the demo's rollouts of every outcome."""
-        await run(
-            self.telemetry,
-            plan(rollouts, seed=seed, stream_failure="done"),
-            stream_failure="done",
-            planted=new_secret(),
-            watcher=_Unwatched(),
-        )
 
     def page(self) -> str:
         """Return the page as it would be scraped now."""
         return generate_latest(self.registry).decode()
 
 
-def samples_of(page: str) -> Iterator[Sample]:
-    """Yield every sample of a page in the text format."""
-    for line in page.splitlines():
-        found = _SAMPLE.match(line)
-        if found is not None:
-            labels = dict(_LABEL.findall(found["labels"] or ""))
-            yield Sample(found["name"], labels, float(found["value"]))
+def play(telemetry: Telemetry, rollouts: int, *, seed: int) -> None:
+    """Play the demo's rollouts: at least one of each kind, whatever the number."""
+    asyncio.run(
+        run(
+            telemetry,
+            plan(rollouts, seed=seed, stream_failure="done"),
+            stream_failure="done",
+            planted=new_secret(),
+            watcher=_Unwatched(),
+        )
+    )
 
 
-def types_of(page: str) -> dict[str, str]:
-    """Return the type of every metric family of a page."""
-    return dict(re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE))
+def play_for(telemetry: Telemetry, seconds: float) -> None:
+    """Play one set of rollouts after the other until the time is over."""
+    end = time.monotonic() + seconds
+    seed = 0
+    while seed == 0 or time.monotonic() < end:
+        seed += 1
+        # Mostly healthy, as a training job should be, with every fault in it.
+        play(telemetry, 80, seed=seed)
