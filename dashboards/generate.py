@@ -6,27 +6,38 @@ from pathlib import Path
 from typing import Final
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.alerts.rules import grafana_rules, prometheus_rules
 from dashboards.boards import BOARDS
-from dashboards.panels import Board, build
+from dashboards.panels import build
+from dashboards.provisioning import datasources, providers
+from dashboards.reference import reference
 
 ROOT: Final = Path(__file__).parent.parent
 
 
 def generated() -> dict[str, str]:
     """Return the text of every generated file, by its path in the repository."""
-    boards = {f"dashboards/{name}.json": as_json(item) for name, item in BOARDS.items()}
+    boards = {
+        f"dashboards/{name}.json": as_json(build(item)) for name, item in BOARDS.items()
+    }
     return {
         **boards,
+        "docs/telemetry.md": reference(),
         "dashboards/alerts/otel-intercept.rules.yaml": prometheus_rules(),
+        "dashboards/provisioning/dashboards/otel-intercept.yaml": providers(),
+        "dashboards/provisioning/datasources/otel-intercept.yaml": datasources(),
         "dashboards/provisioning/alerting/otel-intercept.yaml": grafana_rules(),
     }
 
 
-def as_json(board: Board) -> str:
+def as_json(dashboard: Dashboard) -> str:
     """Return a dashboard as Grafana loads it."""
-    return json.dumps(build(board), cls=JSONEncoder, indent=2) + "\n"
+    for variable in dashboard.templating.list_val or ():
+        # The SDK gives every variable what only variables of intervals can have.
+        variable.auto = variable.auto_min = variable.auto_count = None
+    return json.dumps(dashboard, cls=JSONEncoder, indent=2) + "\n"
 
 
 def main() -> int:

@@ -59,6 +59,7 @@ class Panel:
         stacked: Whether its series add up.
         warn: From where it is orange; None for never.
         alarm: From where it is red; None for never.
+        top: The end of the scale; None for what fits the data.
     """
 
     title: str
@@ -70,6 +71,7 @@ class Panel:
     stacked: bool = False
     warn: float | None = None
     alarm: float | None = None
+    top: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,8 @@ def _graph(panel: Panel) -> timeseries.Panel:
             .sort(common_models.SortOrder.DESCENDING)
         )
     )
+    if panel.top is not None:
+        built = built.max(panel.top)
     if panel.warn is not None or panel.alarm is not None:
         built = built.thresholds_style(
             common.GraphThresholdsStyleConfig().mode(

@@ -1,9 +1,12 @@
 """Every alert fires when it must and only then, by promtool's and amtool's word."""
 
+import os
 import shutil
 import subprocess
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pytest
 import yaml
@@ -19,7 +22,16 @@ RULES: Final = "otel-intercept.rules.yaml"
 RULE_TESTS: Final = sorted((ALERTS_DIR / "tests").glob("*.yaml"))
 FALLBACK: Final = ("recorded.yaml", "births.yaml")
 
+MUTANTS: Final = all_mutants()
+
 engines = pytest.mark.engines
+
+
+class Verdict(NamedTuple):
+    """Whether a changed rule is still a rule, and whether a rule test failed."""
+
+    valid: bool
+    noticed: bool
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -67,6 +79,17 @@ def with_mutant(mutant: Mutant) -> str:
     if mutant.rule.hold is not None:
         rules[mutant.number]["for"] = mutant.rule.hold
     return yaml.safe_dump(document)
+
+
+def judge(mutant: Mutant, folder: Path) -> Verdict:
+    """Run the tests of the mutant's rule until one fails."""
+    tests = stage(folder, with_mutant(mutant))
+    valid = promtool("check", "rules", folder / RULES).returncode == 0
+    noticed = any(
+        promtool("test", "rules", tests / name).returncode != 0
+        for name in files_for(mutant.rule.title)
+    )
+    return Verdict(valid, noticed)
 
 
 def grafana_as_prometheus() -> str:
@@ -157,21 +180,31 @@ def test_grafana_is_given_the_same_alerts(path: Path, tmp_path: Path) -> None:
 @engines
 @pytest.mark.parametrize(
     "mutant",
-    all_mutants(),
+    MUTANTS,
     ids=lambda mutant: f"{mutant.rule.title} {mutant.kind}: {mutant.change}",
 )
-def test_a_broken_rule_fails_a_rule_test(mutant: Mutant, tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+def test_a_broken_rule_fails_a_rule_test(
+    mutant: Mutant, verdicts: Mapping[Mutant, Future[Verdict]]
+) -> None:
     """A rule with another threshold, window or label is noticed."""
-    tests = stage(tmp_path, with_mutant(mutant))
-    valid = promtool("check", "rules", tmp_path / RULES)
+    verdict = verdicts[mutant].result()
 
-    noticed = any(
-        promtool("test", "rules", tests / name).returncode != 0
-        for name in files_for(mutant.rule.title)
-    )
+    assert verdict.valid
+    assert verdict.noticed
 
-    assert valid.returncode == 0, valid.stdout
-    assert noticed
+
+@pytest.fixture(scope="module")
+def verdicts(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Mapping[Mutant, Future[Verdict]]]:
+    """What became of each mutant; all processors work at them."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {
+            mutant: pool.submit(judge, mutant, tmp_path_factory.mktemp("mutant"))
+            for mutant in MUTANTS
+        }
+        pool.shutdown(cancel_futures=True)
 
 
 ROUTES: Final = [

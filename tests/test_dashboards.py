@@ -3,19 +3,23 @@
 import json
 import math
 import re
+import subprocess
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Final
 
 import pytest
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
+import yaml
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from promql_parser import parse
 
+from dashboards.alerts.rules import PROMETHEUS_UID
 from dashboards.boards import BOARDS
-from dashboards.generate import ROOT
-from dashboards.live import Live, fetch, live
+from dashboards.generate import ROOT, as_json
+from dashboards.live import SERVICE, Live, fetch, live
 from dashboards.panels import Panel
+from dashboards.provisioning import LINKED_QUERIES, datasources
 from otel_intercept import semconv
 
 each_board = pytest.mark.parametrize("name", BOARDS)
@@ -64,7 +68,7 @@ def test_a_dashboard_survives_grafanas_models(name: str) -> None:
     committed = json.loads((ROOT / "dashboards" / f"{name}.json").read_text("utf-8"))
 
     loaded = Dashboard.from_json(committed)
-    again = json.loads(json.dumps(loaded, cls=JSONEncoder))
+    again = json.loads(as_json(loaded))
 
     assert set(keys_of(committed)) - set(keys_of(again)) == set()
     assert again == committed
@@ -85,6 +89,29 @@ def test_a_query_is_promql(panel: Panel) -> None:
     """Each query parses and has types that fit, before any engine sees it."""
     for query in panel.queries:
         parse(with_values(query.expression))
+
+
+@pytest.mark.parametrize("title", LINKED_QUERIES)
+def test_a_query_that_traces_link_to_is_promql(title: str) -> None:
+    """The way from a trace to the metrics of its job ends at a query that parses."""
+    parse(LINKED_QUERIES[title].replace("$__tags", 'job="demo"'))
+
+
+def test_data_sources_link_both_ways() -> None:
+    """Exemplars name data sources that there are, and so do the links from traces."""
+    document = yaml.safe_load(datasources())
+    sources = {source["uid"]: source["jsonData"] for source in document["datasources"]}
+    prometheus = sources[PROMETHEUS_UID]["exemplarTraceIdDestinations"]
+
+    forth = {link["datasourceUid"] for link in prometheus}
+    back = {
+        sources[uid]["tracesToMetrics"]["datasourceUid"]
+        for uid in sources
+        if uid != PROMETHEUS_UID
+    }
+
+    assert forth == sources.keys() - {PROMETHEUS_UID}
+    assert back == {PROMETHEUS_UID}
 
 
 def test_titles_are_unique() -> None:
@@ -146,3 +173,61 @@ def test_the_balance_of_the_live_process_is_zero(engines: Live) -> None:
     values = values_of(engines, with_values(panel.queries[0].expression))
 
     assert list(values.values()) == [0.0]
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("title", LINKED_QUERIES)
+def test_a_query_that_traces_link_to_has_data(engines: Live, title: str) -> None:
+    """The links from a trace show numbers for the job that it is from."""
+    query = LINKED_QUERIES[title].replace("$__tags", f'job="{SERVICE}"')
+
+    assert values_of(engines, query)
+
+
+@pytest.mark.engines
+def test_grafanas_own_types_accept_the_dashboards() -> None:
+    """No option of a panel is misspelt or has a value that Grafana does not know."""
+    done = subprocess.run(
+        ["node", "check.mjs", *(f"../{name}.json" for name in BOARDS)],
+        cwd=ROOT / "dashboards" / "render",
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ('"showPoints": "never"', '"showPoints": "nevr"'),
+        ('"displayMode"', '"displayMod"'),
+        ('"lineWidth"', '"linewidth"'),
+        ('"colorMode": "value"', '"colorMode": "text"'),
+        ('"refresh": "30s"', '"refresh": 30'),
+    ],
+    ids=["value", "option", "field", "stat", "type"],
+)
+def test_grafanas_own_types_find_mistakes(
+    right: str, wrong: str, tmp_path: Path
+) -> None:
+    """The check can fail: it notices misspelt options and values of panels."""
+    text = (ROOT / "dashboards" / "rollout-health.json").read_text("utf-8")
+    broken = tmp_path / "broken.json"
+    broken.write_text(text.replace(right, wrong), encoding="utf-8")
+
+    done = subprocess.run(
+        ["node", "check.mjs", str(broken)],
+        cwd=ROOT / "dashboards" / "render",
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+    assert right in text
+    assert done.returncode == 1
+    assert "broken.json" in done.stdout

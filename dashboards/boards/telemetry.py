@@ -196,12 +196,12 @@ TELEMETRY_HEALTH: Final = Board(
                     "cps",
                     (
                         Query(
-                            f"sum(rate({_ACCEPTED}[{RATE}]))",
-                            "accepted",
+                            f"sum by (receiver) (rate({_ACCEPTED}[{RATE}]))",
+                            "accepted · {{receiver}}",
                         ),
                         Query(
-                            f"sum(rate({_REFUSED}[{RATE}]))",
-                            "refused",
+                            f"sum by (receiver) (rate({_REFUSED}[{RATE}]))",
+                            "refused · {{receiver}}",
                         ),
                     ),
                 ),
@@ -231,6 +231,7 @@ TELEMETRY_HEALTH: Final = Board(
                     ),
                     warn=0.5,
                     alarm=0.9,
+                    top=1,
                 ),
                 Panel(
                     "Memory of the collector",
