@@ -124,6 +124,7 @@ EXCHANGES_AND_STREAMS: Final = Board(
                             legend(semconv.EXCHANGE_OUTCOME),
                         ),
                     ),
+                    width=24,
                     stacked=True,
                 ),
                 Panel(
@@ -142,6 +143,7 @@ EXCHANGES_AND_STREAMS: Final = Board(
                             + f" · stream {legend(semconv.EXCHANGE_STREAM)}",
                         ),
                     ),
+                    width=24,
                     stacked=True,
                 ),
                 Panel(

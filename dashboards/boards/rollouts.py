@@ -190,6 +190,7 @@ ROLLOUT_HEALTH: Final = Board(
                             legend(semconv.ERROR_TYPE),
                         ),
                     ),
+                    width=24,
                     stacked=True,
                 ),
                 Panel(
@@ -236,6 +237,7 @@ ROLLOUT_HEALTH: Final = Board(
                             legend(semconv.GEN_AI_REQUEST_MODEL, semconv.ERROR_TYPE),
                         ),
                     ),
+                    width=24,
                     stacked=True,
                 ),
             ),

@@ -89,12 +89,12 @@ async function prepare(job: Job, panel: Panel, end: number): Promise<Drawn> {
     theme,
     timeZone: 'utc',
   });
-  const { custom, unit, min, thresholds } = panel.fieldConfig.defaults;
+  const { custom, unit, min, max, thresholds } = panel.fieldConfig.defaults;
   shown.forEach((frame, seriesIndex) => {
     for (const field of frame.fields.filter((item) => item.type === FieldType.number)) {
       // What each option means is told by the plugins' registries; there are none here.
       const mode = panel.type === 'stat' ? FieldColorModeId.Thresholds : FieldColorModeId.PaletteClassic;
-      field.config = { ...field.config, custom: custom ?? {}, unit, min, thresholds, color: { mode } };
+      field.config = { ...field.config, custom: custom ?? {}, unit, min, max, thresholds, color: { mode } };
       field.state = { ...field.state, seriesIndex };
       field.display = getDisplayProcessor({ field, theme, timeZone: 'utc' });
     }
