@@ -5,17 +5,24 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+RENDER := dashboards/render/node_modules/.package-lock.json
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # Installed without its own tree of heavy packages: the tests touch only these of them.
 VERIFIERS := verifiers==0.3.1
 VERIFIERS_NEEDS := 'renderers>=0.1.10,<0.2' 'tenacity>=8.5'
 
+# Engines come from Debian or Ubuntu; elsewhere, install them yourself.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
+NEEDS = @command -v $(1) >/dev/null || { $(SUDO) apt-get -qq update && \
+	$(SUDO) apt-get -qq install -y --no-install-recommends $(2) >/dev/null; } || \
+	{ echo "needs $(1), which Debian has in $(2)" >&2; exit 1; }
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt build clean
+.PHONY: help demo test check fmt build dashboards rules-test dashboards-test images clean
 
 help: ## Show what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
 demo: $(VENV)/.demo ## Run real rollouts on loopback and show what became of them
 	$(BIN)/otel-intercept demo $(ARGS)
@@ -38,10 +45,33 @@ build: $(VENV)/.dev ## Build the sdist and the wheel into dist/
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist
 
+dashboards: $(VENV)/.dev ## Write dashboards, alert rules and reference pages anew
+	$(BIN)/python -m dashboards.generate
+
+rules-test: $(VENV)/.dev ## Test the alert rules, each way to break them, and the routes
+	$(call NEEDS,promtool,prometheus)
+	$(call NEEDS,amtool,prometheus-alertmanager)
+	$(BIN)/python -m pytest -m engines tests/test_alert_rules.py $(ARGS)
+
+dashboards-test: $(VENV)/.dev $(RENDER) ## Query each panel for real, and check Grafana's types
+	$(call NEEDS,prometheus,prometheus)
+	$(BIN)/python -m pytest -m engines tests/test_dashboards.py $(ARGS)
+
+images: $(VENV)/.dev $(RENDER) ## Draw the dashboards from real rollouts into docs/images
+	$(call NEEDS,prometheus,prometheus)
+	$(call NEEDS,chromium,chromium)
+	$(BIN)/python -m dashboards.draw $(ARGS)
+
+$(RENDER): dashboards/render/package-lock.json
+	$(call NEEDS,npm,npm)
+	cd dashboards/render && npm ci --legacy-peer-deps --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
 clean: ## Remove everything that was made here
 	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .import_linter_cache
 	rm -rf .mypy_cache .pytest_cache .ruff_cache otel-intercept-demo.jsonl
-	find otel_intercept tests examples -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf dashboards/render/node_modules
+	find dashboards otel_intercept tests examples -name __pycache__ -prune -exec rm -rf {} +
 
 # Debian's python3 has venv without ensurepip; there the outer pip installs pip.
 $(VENV)/.base:

@@ -168,57 +168,6 @@ GEN_AI_USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 GEN_AI_USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 GEN_AI_TOKEN_TYPE: Final = "gen_ai.token.type"
 
-SPAN_ATTRIBUTES: Final = frozenset(
-    {
-        ROLLOUT_ID,
-        ROLLOUT_OUTCOME,
-        ROLLOUT_EXCHANGES,
-        ROLLOUT_FAILURES,
-        EXCHANGE_INDEX,
-        EXCHANGE_OUTCOME,
-        EXCHANGE_RETRY_COUNT,
-        EXCHANGE_DIALECT,
-        EXCHANGE_STREAM,
-        EXCHANGE_REPLAYED,
-        STREAM_CHUNKS,
-        STREAM_BYTES,
-        STREAM_KEEPALIVES,
-        STREAM_MAX_GAP_S,
-        STREAM_TIME_TO_FIRST_CHUNK_S,
-        FAILURE_PHASE,
-        FAILURE_ORIGIN,
-        FAILURE_RETRYABLE,
-        FAILURE_FINGERPRINT,
-        FAILURE_CAUSE_TYPES,
-        FAILURE_STATUS_CODE,
-        ERROR_TYPE,
-        EXCEPTION_TYPE,
-        HTTP_REQUEST_METHOD,
-        HTTP_ROUTE,
-        HTTP_RESPONSE_STATUS_CODE,
-        URL_PATH,
-        URL_SCHEME,
-        GEN_AI_OPERATION_NAME,
-        GEN_AI_PROVIDER_NAME,
-        GEN_AI_CONVERSATION_ID,
-        GEN_AI_REQUEST_MODEL,
-        GEN_AI_REQUEST_STREAM,
-        GEN_AI_REQUEST_MAX_TOKENS,
-        GEN_AI_REQUEST_TEMPERATURE,
-        GEN_AI_REQUEST_TOP_P,
-        GEN_AI_REQUEST_TOP_K,
-        GEN_AI_REQUEST_FREQUENCY_PENALTY,
-        GEN_AI_REQUEST_PRESENCE_PENALTY,
-        GEN_AI_REQUEST_SEED,
-        GEN_AI_REQUEST_CHOICE_COUNT,
-        GEN_AI_RESPONSE_MODEL,
-        GEN_AI_RESPONSE_FINISH_REASONS,
-        GEN_AI_USAGE_INPUT_TOKENS,
-        GEN_AI_USAGE_OUTPUT_TOKENS,
-    }
-)
-"""Every attribute key that may stand on a span or event of ours."""
-
 LOG_ATTRIBUTES: Final = frozenset(
     {
         ROLLOUT_ID,

@@ -17,6 +17,7 @@ from opentelemetry.trace.span import TraceState
 from otel_intercept import ErrorType, InterceptionError, Phase, RolloutRegistry
 from otel_intercept import failure as failures
 from otel_intercept.attributes import accept_attributes
+from otel_intercept.catalogue import SPAN_ATTRIBUTES
 from otel_intercept.dialect import (
     error_body,
     error_frame,
@@ -27,7 +28,7 @@ from otel_intercept.dialect import (
 from otel_intercept.record import AttributeValue
 from otel_intercept.sdk.export_logs import ExportLogs
 from otel_intercept.sdk.http_session import ExportSession
-from otel_intercept.semconv import SPAN_ATTRIBUTES, Dialect
+from otel_intercept.semconv import Dialect
 from otel_intercept.shield import shielded
 from otel_intercept.testing import TelemetryRecorder
 from otel_intercept.translate.guard import Guard

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from otel_intercept.catalogue import SPAN_ATTRIBUTES
 from otel_intercept.dialect import (
     STREAM_GRAMMARS,
     ResponseFacts,
@@ -28,7 +29,6 @@ from otel_intercept.semconv import (
     GEN_AI_RESPONSE_MODEL,
     GEN_AI_USAGE_INPUT_TOKENS,
     GEN_AI_USAGE_OUTPUT_TOKENS,
-    SPAN_ATTRIBUTES,
     Dialect,
 )
 

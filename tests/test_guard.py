@@ -46,7 +46,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.util.types import AttributeValue
 
-from otel_intercept import semconv
+from otel_intercept import catalogue, semconv
 from otel_intercept.semconv import Fate
 from otel_intercept.translate.complaints import Complaints, RepeatLimit
 from otel_intercept.translate.guard import MAX_DECLARED_KEYS, Guard, safe_value
@@ -329,7 +329,7 @@ values = st.recursive(
 
 @given(
     st.dictionaries(
-        st.sampled_from([*sorted(semconv.SPAN_ATTRIBUTES), "other"]), values
+        st.sampled_from([*sorted(catalogue.SPAN_ATTRIBUTES), "other"]), values
     ),
     st.text(),
 )
@@ -345,7 +345,7 @@ def test_whatever_goes_in_only_the_schema_comes_out(
     encoded = encode_spans([safe]).resource_spans[0].scope_spans[0].spans[0]
     for mapping in (safe.attributes, safe.events[0].attributes):
         for key, value in (mapping or {}).items():
-            assert key in semconv.SPAN_ATTRIBUTES
+            assert key in catalogue.SPAN_ATTRIBUTES
             assert type(value) in (str, bool, int, float, tuple)
     assert len(encoded.attributes) == len(safe.attributes or {})
 

@@ -6,7 +6,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
-from otel_intercept import semconv
+from otel_intercept import catalogue, semconv
 from otel_intercept.outcome import is_error
 from otel_intercept.record import ExchangeRejected, StreamFacts
 from otel_intercept.semconv import (
@@ -388,7 +388,7 @@ def test_every_attribute_key_is_in_the_catalogue() -> None:
     keys |= {
         key for span in spans for event in span.events for key in event.attributes or {}
     }
-    assert keys <= semconv.SPAN_ATTRIBUTES
+    assert keys <= catalogue.SPAN_ATTRIBUTES
 
 
 def test_the_context_of_a_record_is_that_of_its_main_span() -> None:

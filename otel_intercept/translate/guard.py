@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, Status, TraceFlags
 
-from otel_intercept import semconv
+from otel_intercept import catalogue, semconv
 from otel_intercept.record import AttributeValue
 from otel_intercept.translate.foreign import BARE_METHODS, is_safe_abroad
 
@@ -46,7 +46,7 @@ class Guard:
             Those of ``keys`` that are allowed now. The others are counted as dropped.
         """
         asked = frozenset(keys)
-        for key in sorted(asked - semconv.SPAN_ATTRIBUTES):
+        for key in sorted(asked - catalogue.SPAN_ATTRIBUTES):
             if len(self._declared) < MAX_DECLARED_KEYS:
                 self._declared |= {key}
         accepted = asked & self._declared
@@ -116,7 +116,7 @@ class Guard:
     ) -> dict[str, AttributeValue]:
         safe: dict[str, AttributeValue] = {}
         for key, value in (attributes or {}).items():
-            known = key in semconv.SPAN_ATTRIBUTES or (ours and key in self._declared)
+            known = key in catalogue.SPAN_ATTRIBUTES or (ours and key in self._declared)
             kept = safe_value(value) if known else None
             if kept is None or not (ours or is_safe_abroad(key, kept)):
                 self.dropped += 1

@@ -1,0 +1,1 @@
+"""Dashboards, alerts and reference pages, generated from the catalogue in semconv."""

@@ -1,0 +1,1 @@
+"""What pages whom: alerts and recording rules, for Prometheus and for Grafana."""
