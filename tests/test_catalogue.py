@@ -20,6 +20,8 @@ TYPES = {
     "string[]": tuple,
 }
 NOT_PLAYED = {
+    # No server of the demo answers retries by itself; tests/test_exchange.py has one.
+    semconv.EXCHANGE_REPLAYED,
     # The demo's agents do not set them; tests/test_genai.py does.
     semconv.GEN_AI_REQUEST_TEMPERATURE,
     semconv.GEN_AI_REQUEST_TOP_P,

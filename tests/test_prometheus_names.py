@@ -13,6 +13,7 @@ DESIGNED = {
     semconv.ROLLOUTS_ACTIVE: "intercept_rollouts_active",
     semconv.ROLLOUT_DURATION: "intercept_rollout_duration_seconds",
     semconv.EXCHANGES: "intercept_exchanges_total",
+    semconv.EXCHANGES_REPLAYED: "intercept_exchanges_replayed_total",
     semconv.EXCHANGE_DURATION: "intercept_exchange_duration_seconds",
     semconv.UPSTREAM_DURATION: "intercept_upstream_duration_seconds",
     semconv.TIME_TO_FIRST_CHUNK: "intercept_stream_time_to_first_chunk_seconds",

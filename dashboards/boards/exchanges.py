@@ -147,6 +147,14 @@ EXCHANGES_AND_STREAMS: Final = Board(
                     stacked=True,
                 ),
                 Panel(
+                    "Answers repeated for retries",
+                    "Made no model call: leave them out of error rates. Many of them:"
+                    " agents give up on answers that come, so raise their time limit.",
+                    "cps",
+                    (Query(rate(semconv.EXCHANGES_REPLAYED, ()), "repeated"),),
+                    width=24,
+                ),
+                Panel(
                     "Exchange duration",
                     "From the agent's request to the end of its answer. p99 far from"
                     " p95: few very long answers, or stalled streams.",
