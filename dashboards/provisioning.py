@@ -72,7 +72,7 @@ def providers() -> str:
                     "type": "file",
                     "allowUiUpdates": False,
                     "updateIntervalSeconds": 30,
-                    "options": {"path": "${OTEL_INTERCEPT_DASHBOARDS}"},
+                    "options": {"path": "/etc/grafana/dashboards"},
                 }
             ],
         }
@@ -96,7 +96,8 @@ def _traces(name: str, uid: str, kind: str, url: str) -> Yaml:
                     {"key": "deployment.environment.name", "value": ENVIRONMENT},
                 ],
                 "queries": [
-                    {"name": title, "query": query}
+                    # Grafana reads a single $ as a variable of its environment.
+                    {"name": title, "query": query.replace("$", "$$")}
                     for title, query in LINKED_QUERIES.items()
                 ],
             },

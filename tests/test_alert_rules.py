@@ -98,21 +98,19 @@ def grafana_as_prometheus() -> str:
     """Return the rules of Grafana's file in a form that promtool can test."""
     recorded = yaml.safe_load(prometheus_rules())["groups"][0]
     (group,) = yaml.safe_load(grafana_rules())["groups"]
-    rules = []
-    for rule in group["rules"]:
-        labels = dict(rule["labels"])
-        rules.append(
-            {
-                "alert": labels.pop("alertname"),
-                "expr": f"({rule['data'][0]['model']['expr']}) > 0",
-                "for": rule["for"],
-                "labels": labels,
-                "annotations": {
-                    key: text.replace("$values.A.Value", "$value")
-                    for key, text in rule["annotations"].items()
-                },
-            }
-        )
+    rules = [
+        {
+            "alert": rule["title"].split()[0],
+            "expr": f"({rule['data'][0]['model']['expr']}) > 0",
+            "for": rule["for"],
+            "labels": rule["labels"],
+            "annotations": {
+                key: text.replace("$values.A.Value", "$value")
+                for key, text in rule["annotations"].items()
+            },
+        }
+        for rule in group["rules"]
+    ]
     alerts = {"name": "alerts", "rules": rules}
     return yaml.safe_dump({"groups": [recorded, alerts]})
 

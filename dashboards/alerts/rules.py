@@ -121,10 +121,8 @@ def _prometheus_alert(alert: Alert) -> dict[str, Yaml]:
 def _grafana_alert(alert: Alert) -> dict[str, Yaml]:
     return {
         "uid": f"intercept-{alert.slug}",
-        # Grafana wants titles to be unique in a folder.
-        "title": f"{alert.name} ({alert.slug})"
-        if alert.labels or _twin(alert)
-        else alert.name,
+        # Becomes the label alertname, and must be unique in a folder.
+        "title": f"{alert.name} ({alert.slug})" if _twin(alert) else alert.name,
         "condition": "B",
         "data": [
             _step(
@@ -147,7 +145,7 @@ def _grafana_alert(alert: Alert) -> dict[str, Yaml]:
         "noDataState": "OK",
         "execErrState": "Error",
         "for": alert.hold,
-        "labels": {"alertname": alert.name, **_labels(alert)},
+        "labels": _labels(alert),
         "annotations": {
             "summary": _for_grafana(alert.summary),
             "description": _for_grafana(alert.description),
