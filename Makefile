@@ -12,13 +12,20 @@ VERIFIERS := verifiers==0.3.1
 VERIFIERS_NEEDS := 'renderers>=0.1.10,<0.2' 'tenacity>=8.5'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt build clean
+.PHONY: help demo stack stack-test test check fmt build clean
 
 help: ## Show what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 demo: $(VENV)/.demo ## Run real rollouts on loopback and show what became of them
 	$(BIN)/otel-intercept demo $(ARGS)
+
+stack: $(VENV)/.dev ## Run collector, Jaeger, Prometheus and Alertmanager here
+	$(BIN)/python -m deploy.stack $(ARGS)
+
+stack-test: $(VENV)/.dev ## Test against those engines; builds them once, with Go
+	$(BIN)/python -m deploy.stack.tools
+	$(BIN)/python -m pytest tests/stack --timeout 240 $(ARGS)
 
 test: $(VENV)/.dev ## Run the tests with coverage
 	$(BIN)/python -m pytest --cov $(ARGS)
