@@ -15,7 +15,7 @@ VERIFIERS_NEEDS := 'renderers>=0.1.10,<0.2' 'tenacity>=8.5'
 .PHONY: help demo stack stack-test test check fmt build clean
 
 help: ## Show what there is to make
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 demo: $(VENV)/.demo ## Run real rollouts on loopback and show what became of them
 	$(BIN)/otel-intercept demo $(ARGS)

@@ -39,6 +39,7 @@ MODULES = {
     "filter": "filterprocessor",
     "transform": "transformprocessor",
     "redaction": "redactionprocessor",
+    "delta_to_cumulative": "deltatocumulativeprocessor",
     "tail_sampling": "tailsamplingprocessor",
     "forward": "forwardconnector",
     "span_metrics": "spanmetricsconnector",

@@ -154,6 +154,8 @@ def jaeger_engine(tools: Tools, directory: Path, ports: Ports) -> Engine:
             "JAEGER_QUERY_GRPC_ENDPOINT": f"{HOST}:{ports.jaeger_query_grpc}",
             "JAEGER_TELEMETRY_PORT": f"{ports.jaeger_telemetry}",
             "JAEGER_STORAGE_DIR": str(directory / "jaeger-storage"),
+            # It would send spans of its own to port 4317: into our collector.
+            "OTEL_TRACES_SAMPLER": "always_off",
         },
     )
 
