@@ -35,6 +35,7 @@ check: $(VENV)/.dev build ## Lint, check types and layers, look into the wheel
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 	$(BIN)/python .ci/check_wheel.py dist/*.whl
 
 fmt: $(VENV)/.dev ## Format the code and fix what can be fixed
@@ -47,8 +48,8 @@ build: $(VENV)/.dev ## Build the sdist and the wheel into dist/
 
 clean: ## Remove everything that was made here
 	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .import_linter_cache
-	rm -rf .mypy_cache .pytest_cache .ruff_cache otel-intercept-demo.jsonl
-	find otel_intercept tests -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache otel-intercept-demo.jsonl
+	find deploy otel_intercept tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Debian's python3 has venv without ensurepip; there the outer pip installs pip.
 $(VENV)/.base:

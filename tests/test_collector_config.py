@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from deploy.stack import tools
 from otel_intercept import semconv
 
 ROOT = Path(__file__).parent.parent
@@ -211,12 +212,21 @@ def test_the_manifest_has_what_the_configurations_name_and_no_more() -> None:
 def test_one_release_is_pinned() -> None:
     """Components of different releases are not mixed; the builder is of theirs."""
     manifest = (ROOT / "deploy/collector/builder-config.yaml").read_text("utf-8")
-    tools = (ROOT / "deploy/stack/tools.py").read_text("utf-8")
 
     versions = set(re.findall(r"gomod: \S+ (v0\S+)", manifest))
-    builder = re.findall(r"cmd/builder@(v\S+)\"", tools)
+    _, _, builder = tools.BUILDER.partition("@")
 
-    assert versions == {"v0.161.0"} == set(builder)
+    assert versions == {builder}
+
+
+def test_the_container_builds_as_the_machine_does() -> None:
+    """Builder and linker flags of the Dockerfile are those that are tested."""
+    docker = (ROOT / "deploy/collector/Dockerfile").read_text("utf-8")
+
+    assert f"go install -trimpath {tools.BUILDER}\n" in docker
+    assert f'--ldflags "{tools.LDFLAGS}"' in docker
+    for name, value in tools.GO_ENVIRONMENT.items():
+        assert f"{name}={value}" in docker
 
 
 @pytest.mark.parametrize("config", CONFIGS)

@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
 ROOT: Final = Path(__file__).parent.parent.parent
-CACHE: Final = ROOT / ".cache" / "stack"
+CACHE: Final = Path(
+    os.environ.get("OTEL_INTERCEPT_STACK_CACHE") or ROOT / ".cache" / "stack"
+)
+"""Below the repository, unless the variable names a place that outlives the clone."""
+
 MANIFEST: Final = ROOT / "deploy" / "collector" / "builder-config.yaml"
 
 BUILDER: Final = "go.opentelemetry.io/collector/cmd/builder@v0.161.0"

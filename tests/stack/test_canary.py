@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, Metric
 
 from deploy.stack.engine import get
-from deploy.stack.stack import HOST, Stack
+from deploy.stack.stack import COLLECTOR_CONFIG as SHIPPED
+from deploy.stack.stack import HOST, Stack, collector_engine, free_ports
+from deploy.stack.tools import Tools
+from tests.collectors import GrpcCollector
 from tests.stack.backends import Jaeger, eventually
 
 SERVICE = "foreign"
@@ -18,6 +22,7 @@ PIECE = 10
 SENT_SPANS = 8
 LINKED_SPANS = 1
 FOREIGN = Path(__file__).parent / "foreign.py"
+ALL_OTLP = Path(__file__).parent / "all-otlp.yaml"
 
 
 class Sent(NamedTuple):
@@ -30,6 +35,11 @@ class Sent(NamedTuple):
 @pytest.fixture(scope="module")
 def sent(endpoint: str) -> Sent:
     """Have a program without otel_intercept send a secret in every slot there is."""
+    return send(endpoint)
+
+
+def send(endpoint: str) -> Sent:
+    """Run that program."""
     # Like no provider's key, so that the fences cannot know it by its looks.
     secret = "q" + secrets.token_hex(12)
     done = subprocess.run(
@@ -120,3 +130,31 @@ def test_nothing_of_it_is_in_the_collector_itself(sent: Sent, stack: Stack) -> N
 def test_logs_are_not_taken(sent: Sent) -> None:
     """A log record is refused, since its body could not be made safe."""
     assert "logs 404" in sent.output
+
+
+def test_nothing_of_it_is_on_the_wire(tools: Tools, tmp_path: Path) -> None:
+    """Also what Jaeger and Prometheus would not show is clean in what OTLP carries."""
+    with GrpcCollector() as backend:
+        ports = free_ports()._replace(jaeger_otlp=backend.port)
+        collector = collector_engine(
+            tools, tmp_path, ports, configs=[SHIPPED, ALL_OTLP]
+        )
+        try:
+            collector.start()
+            sent = send(f"http://{HOST}:{ports.otlp_http}")
+            spans = backend.wait_for("traces")
+            metrics = backend.wait_for("metrics")
+            # The batches of a second.
+            eventually(lambda: len(backend.spans()), lambda number: number >= 7)
+        finally:
+            collector.stop()
+
+        assert spans
+        assert metrics
+        assert any(exemplars_of(metric) for metric in backend.metrics())
+        assert found_in(backend.raw().decode("latin-1"), sent.secret) == set()
+
+
+def exemplars_of(metric: Metric) -> list[Exemplar]:
+    """Return the exemplars of a sum."""
+    return [item for point in metric.sum.data_points for item in point.exemplars]
