@@ -43,7 +43,7 @@ class Engine:
     log: Path
     url: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
-    _process: "subprocess.Popen[bytes] | None" = None
+    _process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it and wait until it is ready.
