@@ -19,13 +19,20 @@ NEEDS = @command -v $(1) >/dev/null || { $(SUDO) apt-get -qq update && \
 	{ echo "needs $(1), which Debian has in $(2)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt build dashboards rules-test dashboards-test images clean
+.PHONY: help demo stack stack-test test check fmt build dashboards rules-test dashboards-test images clean
 
 help: ## Show what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
 demo: $(VENV)/.demo ## Run real rollouts on loopback and show what became of them
 	$(BIN)/otel-intercept demo $(ARGS)
+
+stack: $(VENV)/.dev ## Run collector, Jaeger, Prometheus and Alertmanager here
+	$(BIN)/python -m deploy.stack $(ARGS)
+
+stack-test: $(VENV)/.dev ## Test against those engines; builds them once, with Go
+	$(BIN)/python -m deploy.stack.tools
+	$(BIN)/python -m pytest tests/stack --timeout 240 $(ARGS)
 
 test: $(VENV)/.dev ## Run the tests with coverage
 	$(BIN)/python -m pytest --cov $(ARGS)
@@ -35,6 +42,7 @@ check: $(VENV)/.dev build ## Lint, check types and layers, look into the wheel
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 	$(BIN)/python .ci/check_wheel.py dist/*.whl
 
 fmt: $(VENV)/.dev ## Format the code and fix what can be fixed
@@ -69,9 +77,9 @@ $(RENDER): dashboards/render/package-lock.json
 
 clean: ## Remove everything that was made here
 	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .import_linter_cache
-	rm -rf .mypy_cache .pytest_cache .ruff_cache otel-intercept-demo.jsonl
+	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache otel-intercept-demo.jsonl
 	rm -rf dashboards/render/node_modules
-	find dashboards otel_intercept tests examples -name __pycache__ -prune -exec rm -rf {} +
+	find dashboards deploy otel_intercept tests examples -name __pycache__ -prune -exec rm -rf {} +
 
 # Debian's python3 has venv without ensurepip; there the outer pip installs pip.
 $(VENV)/.base:

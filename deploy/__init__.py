@@ -1,0 +1,1 @@
+"""How to run the observability stack: configuration files, and a native starter."""

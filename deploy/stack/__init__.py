@@ -1,0 +1,1 @@
+"""Install and run collector, Jaeger, Prometheus and Alertmanager on this machine."""
