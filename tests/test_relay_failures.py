@@ -190,6 +190,23 @@ async def test_an_error_inside_a_200_is_not_silent(
     assert failure_of(recorder) == ("upstream_rate_limited", "upstream_call")
 
 
+@pytest.mark.parametrize("body", [b"", b'{"choices": [', b"[]"])
+async def test_a_200_without_a_json_object_is_not_silent(
+    recorder: TelemetryRecorder, registry: RolloutRegistry, body: bytes
+) -> None:
+    """What no SDK can parse passes unchanged, and fails the rollout."""
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=body, content_type="application/json")
+
+    async with relaying(registry, script) as relay:
+        reply = await relay.call()
+
+    assert (reply.status, reply.body) == (200, body)
+    assert outcomes(recorder) == ["silent_empty"]
+    assert failure_of(recorder) == ("upstream_bad_response", "upstream_call")
+
+
 async def test_an_error_frame_passes_and_is_seen(
     recorder: TelemetryRecorder, registry: RolloutRegistry
 ) -> None:

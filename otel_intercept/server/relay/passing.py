@@ -54,16 +54,16 @@ async def pass_on(
             # The agent's end, not the upstream's: the exchange has seen it.
             return response
         data = await upstream.content.readany()
-    body = copy.body()
-    if body is not None and upstream.status < 400:
-        _describe(exchange, upstream.status, body)
+    if copy.is_whole and upstream.status < 400:
+        _describe(exchange, upstream.status, copy.body())
     return response
 
 
-def _describe(exchange: Exchange, status: int, body: JsonObject) -> None:
-    if body.get("error") and exchange.request.dialect is not Dialect.OTHER:
-        # Some hosts answer an error with a 200, which no SDK notices.
+def _describe(exchange: Exchange, status: int, body: JsonObject | None) -> None:
+    is_model_call = exchange.request.dialect is not Dialect.OTHER
+    if is_model_call and (body is None or body.get("error")):
+        # Some hosts answer an error with a 200, and some with no JSON at all.
         refused = UpstreamRefused(status, words_of(body))
         exchange.fail(refused, phase=Phase.UPSTREAM_CALL)
-    else:
+    elif body is not None:
         exchange.describe_response(body)

@@ -56,6 +56,11 @@ class JsonCopy:
         if len(self._data) > MAX_DESCRIBED_BYTES:
             self._data = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the answer is here, plain JSON by its headers."""
+        return self._data is not None
+
     def body(self) -> JsonObject | None:
         """Give the JSON object, or None where there is none."""
         return None if self._data is None else parse_object(self._data)
