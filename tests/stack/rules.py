@@ -7,7 +7,6 @@ from typing import Final
 
 from deploy.stack.stack import RULES
 
-_FALLBACK: Final = Path(__file__).parent / "rules"
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _WINDOW: Final = re.compile(r"(?<=\[)(\d+)([smhd])(?=\])")
 _OFFSET: Final = re.compile(r"(?<=offset )(\d+)([smhd])\b")
@@ -19,8 +18,7 @@ _FACTOR: Final = 60
 def write_short_rules(directory: Path) -> None:
     """Write a shortened copy of each rule file into a directory."""
     directory.mkdir()
-    found = sorted(RULES.glob("*.rules.yaml")) or sorted(_FALLBACK.glob("*.yaml"))
-    for path in found:
+    for path in sorted(RULES.glob("*.rules.yaml")):
         text = path.read_text(encoding="utf-8")
         for pattern in (_WINDOW, _OFFSET):
             text = pattern.sub(_shortened(at_least_s=1), text)
