@@ -211,13 +211,18 @@ class Rollout:
             self._telemetry.begin(self.ref.sampled)
         self._telemetry.put(record)
 
-    def close(self, outcome: RolloutOutcome | None) -> None:
+    def close(
+        self,
+        outcome: RolloutOutcome | None,
+        *,
+        unless_failed: RolloutOutcome | None = None,
+    ) -> None:
         """End it. For `RolloutRegistry.close`. Idempotent."""
         if self._closed:
             return
         for exchange in self._running:
             exchange.rollout_closes()
-        self._outcome = outcome or self._earned()
+        self._outcome = outcome or self._earned(unless_failed)
         self._closed = True
         ended = RolloutEnded(
             self.ref,
@@ -229,9 +234,11 @@ class Rollout:
         )
         self.emit(ended, begun=True)
 
-    def _earned(self) -> RolloutOutcome:
+    def _earned(self, unless_failed: RolloutOutcome | None) -> RolloutOutcome:
         if self._error is not None or _is_set(self.state, "error"):
             return RolloutOutcome.FAILED
+        if unless_failed is not None:
+            return unless_failed
         return RolloutOutcome.STOPPED if self.stopped else RolloutOutcome.COMPLETED
 
 
