@@ -203,7 +203,7 @@ class Exchange:
         if self._delivery.has_terminal:
             self._delivery.end()
         elif self._handler_done and not self._delivery.begun:
-            self._note(Cause.AGENT_LEFT)
+            self._note(Cause.CANCELLED if self._agent_present() else Cause.AGENT_LEFT)
         else:
             self._note(Cause.WRITE_FAILED, describe(self._owner, exc, phase))
         if self._handler_done:
