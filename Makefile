@@ -11,17 +11,31 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 VERIFIERS := verifiers==0.3.1
 VERIFIERS_NEEDS := 'renderers>=0.1.10,<0.2' 'tenacity>=8.5'
 
+# Releases of verifiers that are tested, each in a virtual environment of its own.
+HOSTS := .venv-hosts
+LEGACY_HOSTS := 0.2.0-legacy 0.3.1-legacy
+V1_HOSTS := $(if $(wildcard tests/hosts/test_v1*.py),0.3.1-v1 0.4.0-v1 0.4.1.dev86-v1)
+version_of = $(firstword $(subst -, ,$(1)))
+stack_of = $(lastword $(subst -, ,$(1)))
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt build clean
+.PHONY: help demo test test-hosts check fmt build clean
+.SECONDARY:
+.SECONDEXPANSION:
 
 help: ## Show what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 demo: $(VENV)/.demo ## Run real rollouts on loopback and show what became of them
 	$(BIN)/otel-intercept demo $(ARGS)
 
 test: $(VENV)/.dev ## Run the tests with coverage
 	$(BIN)/python -m pytest --cov $(ARGS)
+
+test-hosts: $(LEGACY_HOSTS:%=test-host-%) $(V1_HOSTS:%=test-host-%) ## Run the tests against each supported release of verifiers
+
+test-host-%: $(HOSTS)/%/.ready
+	$(HOSTS)/$*/bin/python -m pytest $(ARGS) tests/hosts/test_$(call stack_of,$*)*.py
 
 check: $(VENV)/.dev build ## Lint, check types and layers, look into the wheel
 	$(BIN)/ruff check .
@@ -39,7 +53,7 @@ build: $(VENV)/.dev ## Build the sdist and the wheel into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist
 
 clean: ## Remove everything that was made here
-	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(HOSTS) build dist .coverage .coverage.* .hypothesis .import_linter_cache
 	rm -rf .mypy_cache .pytest_cache .ruff_cache otel-intercept-demo.jsonl
 	find otel_intercept tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -60,3 +74,22 @@ $(VENV)/.dev: pyproject.toml Makefile | $(VENV)/.base
 	$(PIP) --editable . --group dev $(VERIFIERS_NEEDS)
 	$(PIP) --no-deps $(VERIFIERS)
 	@touch $@
+
+$(HOSTS)/%/.venv: | $(VENV)/.base
+	$(BIN)/python -m venv --without-pip $(@D)
+	$(BIN)/python -m pip --python $(@D)/bin/python install --quiet 'pip>=25.1'
+	@touch $@
+
+$(HOSTS)/%/.ready: pyproject.toml Makefile tests/hosts/requirements-$$(call version_of,$$*).txt | $(HOSTS)/%/.venv
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --editable . --group hosts -r tests/hosts/requirements-$(call version_of,$*).txt
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps verifiers==$(call version_of,$*)
+	$(if $(filter legacy,$(call stack_of,$*)),$(call own_tests,$(@D),$(call version_of,$*)))
+	@touch $@
+
+# Only the source release has verifiers' own tests.
+define own_tests
+rm -rf $(1)/own && mkdir $(1)/own
+$(1)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary verifiers --dest $(1)/own verifiers==$(2)
+tar -xzf $(1)/own/verifiers-$(2).tar.gz -C $(1)/own --strip-components=1 verifiers-$(2)/tests verifiers-$(2)/pyproject.toml
+endef

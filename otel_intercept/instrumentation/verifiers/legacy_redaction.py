@@ -1,6 +1,7 @@
 """Put our words in the place of raw error texts: on the state, and to the agent."""
 
 from collections.abc import MutableMapping
+from types import BuiltinFunctionType
 from typing import Final
 
 from aiohttp import web
@@ -39,7 +40,7 @@ def redact_error(error: BaseException, rollout: Rollout | None, key: bytes) -> o
         base
         for base in type(error).__mro__
         if issubclass(base, BaseException)
-        and base.__new__ is BaseException.__new__
+        and type(base.__new__) is BuiltinFunctionType
         and base.__str__ is BaseException.__str__
         and base.__repr__ is BaseException.__repr__
     )
