@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from tests.hosts.legacy_stage import SECRET, load
 
 MODEL = "model-1"
 _TURNS = 3
-_TASK = {
+TASK = {
     "prompt": [{"role": "user", "content": "go"}],
     "example_id": 0,
     "answer": "",
@@ -78,24 +79,14 @@ class Loop:
 
     async def run(self, *, max_retries: int = 0) -> "Output":
         """Run one rollout, and return what verifiers makes of it."""
-        env = load("envs.experimental.cli_agent_env").CliAgentEnv(
-            run_command="agent",
-            dataset=importlib.import_module("datasets").Dataset.from_list([_TASK]),
-            rubric=load("rubrics.rubric").Rubric(funcs=[_reward]),
-            poll_interval=0.05,
-            timeout_seconds=self.timeout_s,
-        )
-        env.sandbox_client = sandbox = InProcess(self.ask)
-        server = env._require_interception_server()  # noqa: SLF001 - theirs
-        await server.start()
-        env.interception_url = f"http://127.0.0.1:{server.port}"
+        env = self.environment()
         clients = load("clients.openai_chat_completions_client")
         async with openai.AsyncOpenAI(
             base_url=f"{self.upstream_url}/v1", api_key="k", max_retries=0
         ) as sdk:
             try:
                 output: Output = await env.run_rollout(
-                    _TASK,
+                    TASK,
                     clients.OpenAIChatCompletionsClient(sdk),
                     MODEL,
                     {},
@@ -103,9 +94,25 @@ class Loop:
                     state_columns=["timed_out"],
                 )
             finally:
-                await sandbox.wait()
-                await server.stop()
+                await env.sandbox_client.wait()
+                await env._teardown()  # noqa: SLF001 - theirs
         return output
+
+    def environment(self) -> "Environment":
+        """Make an environment whose sandboxes are tasks of this process."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        env: Environment = load("envs.experimental.cli_agent_env").CliAgentEnv(
+            run_command="agent",
+            dataset=importlib.import_module("datasets").Dataset.from_list([TASK]),
+            rubric=load("rubrics.rubric").Rubric(funcs=[_reward]),
+            poll_interval=0.05,
+            timeout_seconds=self.timeout_s,
+            interception_port=port,
+            interception_url=f"http://127.0.0.1:{port}",
+        )
+        env.sandbox_client = InProcess(self.ask)
+        return env
 
     async def ask(self, url: str, secret: str) -> None:
         """Be the agent."""
@@ -189,6 +196,14 @@ class InProcess:
     async def wait(self) -> None:
         """Wait for all agents, and raise what they raised."""
         await asyncio.wait_for(asyncio.gather(*self._jobs), 10)
+
+
+class Environment(Protocol):
+    """What of their environment is used here."""
+
+    sandbox_client: InProcess
+    run_rollout: Callable[..., Awaitable["Output"]]
+    _teardown: Callable[[], Awaitable[None]]
 
 
 class SandboxRequest(Protocol):
