@@ -9,7 +9,7 @@ from typing import Final
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from otel_intercept.errors import ConfigurationError
-from otel_intercept.instrumentation.verifiers import legacy, versions, workers
+from otel_intercept.instrumentation.verifiers import contrib, legacy, versions, workers
 from otel_intercept.instrumentation.verifiers.host import Host, Options
 from otel_intercept.instrumentation.verifiers.owned import OwnedTelemetry
 from otel_intercept.instrumentation.verifiers.patches import Patches
@@ -132,6 +132,7 @@ class _Applied:
         if support.v1:
             _patch_v1(self._patches, self._host)
         workers.patch(self._patches, self._host)
+        contrib.patch(self._patches)
 
     def find(self, server: object, rollout_id: str) -> Rollout | None:
         """Return an open rollout of a server, or None."""

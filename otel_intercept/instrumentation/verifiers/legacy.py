@@ -9,7 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from otel_intercept.dialect import dialect_of
-from otel_intercept.instrumentation.verifiers import attempts
+from otel_intercept.instrumentation.verifiers import attempts, contrib
 from otel_intercept.instrumentation.verifiers.host import Host
 from otel_intercept.instrumentation.verifiers.legacy_intercepts import (
     WatchedIntercepts,
@@ -39,6 +39,7 @@ _ENVIRONMENTS: Final = (
     "verifiers.legacy.envs.environment",
     "verifiers.envs.environment",
 )
+_MODEL_CALLS: Final = "/rollout/{rollout_id}/v1/"
 _SIDE_CHANNEL: Final = ("tool", "tools_list", "user", "stop", "model")
 
 _logger: Final = logging.getLogger("otel_intercept.instrumentation")
@@ -100,10 +101,14 @@ class _Hooks:
     def start(
         self, wrapped: _Call, server: object, args: _Args, kwargs: _Kwargs
     ) -> object:
-        # It binds its handlers when it starts, and does so once.
-        if getattr(server, "_app", None) is None:
-            self._seen_starting.add(server)
-        return wrapped(*args, **kwargs)
+        async def start() -> object:
+            # It binds its handlers when it starts, and does so once.
+            if getattr(server, "_app", None) is None:
+                self._seen_starting.add(server)
+            with contrib.starting(_is_model_call):
+                return await _result_of(wrapped, args, kwargs)
+
+        return start() if self._host.active else wrapped(*args, **kwargs)
 
     def stop(
         self, wrapped: _Call, server: object, args: _Args, kwargs: _Kwargs
@@ -259,6 +264,11 @@ class _Hooks:
                 "rollouts and failed model calls are seen, its requests are not; call "
                 "instrument() before its start()"
             )
+
+
+def _is_model_call(request: web.Request) -> bool:
+    resource = request.match_info.route.resource
+    return resource is not None and resource.canonical.startswith(_MODEL_CALLS)
 
 
 def _argument(args: _Args, kwargs: _Kwargs, index: int, name: str) -> object:
