@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-
 _CAUSE_OF_PHASE: Final = {
     Phase.PREPARE: Cause.WRITE_FAILED,
     Phase.KEEPALIVE: Cause.WRITE_FAILED,
@@ -203,7 +202,8 @@ class Exchange:
         if self._delivery.has_terminal:
             self._delivery.end()
         elif self._handler_done and not self._delivery.begun:
-            self._note(Cause.CANCELLED if self._agent_present() else Cause.AGENT_LEFT)
+            teardown = self._upstream_cancelled and self._agent_present()
+            self._note(Cause.CANCELLED if teardown else Cause.AGENT_LEFT)
         else:
             self._note(Cause.WRITE_FAILED, describe(self._owner, exc, phase))
         if self._handler_done:

@@ -222,6 +222,10 @@ class Rollout:
             return
         for exchange in self._running:
             exchange.rollout_closes()
+        held = _held_error(self.state)
+        if held is not None and self._error is None:
+            # Nobody reported it, but the host fails the rollout for it.
+            self.fail(held, phase=Phase.LATE)
         self._outcome = outcome or self._earned(unless_failed)
         self._closed = True
         ended = RolloutEnded(
@@ -240,6 +244,14 @@ class Rollout:
         if unless_failed is not None:
             return unless_failed
         return RolloutOutcome.STOPPED if self.stopped else RolloutOutcome.COMPLETED
+
+
+def _held_error(state: Mapping[str, object] | None) -> BaseException | None:
+    try:
+        held = None if state is None else state.get("error")
+    except Exception:  # noqa: BLE001 - as below
+        return None
+    return held if isinstance(held, BaseException) else None
 
 
 def _is_set(state: Mapping[str, object] | None, key: str) -> bool:

@@ -356,7 +356,7 @@ SCENES: dict[Scene, Verdict] = {
         "cut", "agent_disconnected", StreamInterrupted, "prepare"
     ),
     # The agent has it all, but verifiers holds it against the rollout.
-    stream_eof_fails: Verdict(("ok",), rollout="failed"),
+    stream_eof_fails: failed("ok", "upstream_truncated", InterceptionError, "late"),
     prompt_too_long: Verdict(("clean_stop",), rollout="stopped"),
     first_error_wins: failed("silent_empty", "upstream_timeout", StreamInterrupted),
     body_is_no_json: fine("rejected"),
