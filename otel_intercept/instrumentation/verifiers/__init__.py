@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Final
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
@@ -127,6 +127,9 @@ class _Applied:
             telemetry = self._owned.telemetry
         self._host = Host(telemetry or Telemetry(), options)
         self._patches = Patches()
+        if not self._host.telemetry.enabled and options == Options():
+            _logger.debug("nothing is to be exported: verifiers is left as it is")
+            return
         if support.legacy:
             legacy.patch(self._patches, self._host)
         if support.v1:
@@ -139,35 +142,11 @@ class _Applied:
         return self._host.served(server).registry.get(rollout_id)
 
     def undo(self) -> None:
-        """Restore verifiers, end what is open as aborted, and export it."""
+        """Restore verifiers, and end what is open as aborted. Blocks for the export."""
         self._patches.undo()
         self._host.close_all()
         if self._owned is not None:
             self._owned.close()
-        else:
-            self._host.telemetry.flush()
-
-
-def instrument_worker(options: Options) -> Callable[[], None]:
-    """Instrument a process that verifiers spawned, however it may be already.
-
-    Returns:
-        What ends it: it exports all there is.
-    """
-    instrumentor = VerifiersInstrumentor()
-    if instrumentor.is_instrumented_by_opentelemetry:
-        instrumentor.uninstrument()
-    instrumentor.instrument(
-        redact_state=options.redact_state,
-        redact_responses=options.redact_responses,
-        skip_dep_check=True,
-    )
-
-    def end() -> None:
-        if instrumentor.is_instrumented_by_opentelemetry:
-            instrumentor.uninstrument()
-
-    return end
 
 
 def _own_words(problem: ConfigurationError) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -10,7 +10,15 @@ from aiohttp import web
 
 from otel_intercept.dialect import dialect_of
 from otel_intercept.instrumentation.verifiers import attempts, contrib
-from otel_intercept.instrumentation.verifiers.host import Host
+from otel_intercept.instrumentation.verifiers.calls import (
+    Args,
+    Call,
+    Kwargs,
+    argument,
+    response_of,
+    result_of,
+)
+from otel_intercept.instrumentation.verifiers.host import Host, Served
 from otel_intercept.instrumentation.verifiers.legacy_intercepts import (
     WatchedIntercepts,
     watch,
@@ -44,10 +52,6 @@ _SIDE_CHANNEL: Final = ("tool", "tools_list", "user", "stop", "model")
 
 _logger: Final = logging.getLogger("otel_intercept.instrumentation")
 
-_Call = Callable[..., object]
-_Args = tuple[object, ...]
-_Kwargs = Mapping[str, object]
-
 
 def patch(patches: Patches, host: Host) -> None:
     """Observe every legacy server that is made from now on, or is used again."""
@@ -73,11 +77,11 @@ def patch(patches: Patches, host: Host) -> None:
 
 
 def _run_repeatedly(
-    wrapped: _Call, _instance: object, args: _Args, kwargs: _Kwargs
+    wrapped: Call, _instance: object, args: Args, kwargs: Kwargs
 ) -> object:
     async def run() -> object:
         with attempts.repeated():
-            return await _result_of(wrapped, args, kwargs)
+            return await result_of(wrapped, args, kwargs)
 
     return run()
 
@@ -91,55 +95,54 @@ class _Hooks:
         self._seen_starting: weakref.WeakSet[object] = weakref.WeakSet()
         self._told: weakref.WeakSet[object] = weakref.WeakSet()
 
-    def made(
-        self, wrapped: _Call, server: object, args: _Args, kwargs: _Kwargs
-    ) -> object:
+    def made(self, wrapped: Call, server: object, args: Args, kwargs: Kwargs) -> object:
         made = wrapped(*args, **kwargs)
         self._watch_intercepts(server)
         return made
 
     def start(
-        self, wrapped: _Call, server: object, args: _Args, kwargs: _Kwargs
+        self, wrapped: Call, server: object, args: Args, kwargs: Kwargs
     ) -> object:
         async def start() -> object:
             # It binds its handlers when it starts, and does so once.
             if getattr(server, "_app", None) is None:
                 self._seen_starting.add(server)
             with contrib.starting(_is_model_call):
-                return await _result_of(wrapped, args, kwargs)
+                return await result_of(wrapped, args, kwargs)
 
         return start() if self._host.active else wrapped(*args, **kwargs)
 
-    def stop(
-        self, wrapped: _Call, server: object, args: _Args, kwargs: _Kwargs
-    ) -> object:
+    def stop(self, wrapped: Call, server: object, args: Args, kwargs: Kwargs) -> object:
+        served = self._served(server)
+        if served is None or not self._host.active:
+            return wrapped(*args, **kwargs)
+
         async def stop() -> object:
-            served = self._host.served(server)
             served.serving.shutting_down = True
             try:
-                return await _result_of(wrapped, args, kwargs)
+                return await result_of(wrapped, args, kwargs)
             finally:
                 # A handler that swallowed its cancellation never ends by itself.
                 served.registry.end_exchanges()
                 served.serving.shutting_down = False
 
-        return stop() if self._host.active else wrapped(*args, **kwargs)
+        return stop()
 
     def register(
-        self, wrapped: _Call, server: object, args: _Args, kwargs: _Kwargs
+        self, wrapped: Call, server: object, args: Args, kwargs: Kwargs
     ) -> object:
         queue = wrapped(*args, **kwargs)
         if self._host.active:
-            rollout_id = _argument(args, kwargs, 0, "rollout_id")
-            self._open(server, rollout_id, _argument(args, kwargs, 1, "state"))
+            rollout_id = argument(args, kwargs, 0, "rollout_id")
+            self._open(server, rollout_id, argument(args, kwargs, 1, "state"))
         return queue
 
     def unregister(
-        self, wrapped: _Call, server: object, args: _Args, kwargs: _Kwargs
+        self, wrapped: Call, server: object, args: Args, kwargs: Kwargs
     ) -> object:
         if not self._host.active:
             return wrapped(*args, **kwargs)
-        rollout_id = _argument(args, kwargs, 0, "rollout_id")
+        rollout_id = argument(args, kwargs, 0, "rollout_id")
         state = _state_of(server, rollout_id)
         try:
             return wrapped(*args, **kwargs)
@@ -148,45 +151,45 @@ class _Hooks:
             self._close(server, rollout_id, state)
 
     def handle(
-        self, wrapped: _Call, server: object, args: _Args, kwargs: _Kwargs
+        self, wrapped: Call, server: object, args: Args, kwargs: Kwargs
     ) -> object:
-        request = _argument(args, kwargs, 0, "request")
+        request = argument(args, kwargs, 0, "request")
         if not isinstance(request, web.Request) or not self._host.active:
             return wrapped(*args, **kwargs)
+        served = self._served(server)
         rollout = self._rollout_of(server, request)
-        if rollout is None:
+        if served is None or rollout is None:
             return wrapped(*args, **kwargs)
 
         async def handler(_request: web.Request) -> web.StreamResponse:
-            response = await _response_of(wrapped, args, kwargs)
+            response = await response_of(wrapped, args, kwargs)
             if self._host.options.redact_responses:
                 return redact_response(request, response, rollout)
             return response
 
-        serving = self._host.served(server).serving
-        return serve_unchanged(serving, request, handler, rollout)
+        return serve_unchanged(served.serving, request, handler, rollout)
 
     def handle_side_channel(
-        self, wrapped: _Call, server: object, args: _Args, kwargs: _Kwargs
+        self, wrapped: Call, server: object, args: Args, kwargs: Kwargs
     ) -> object:
-        request = _argument(args, kwargs, 0, "request")
+        request = argument(args, kwargs, 0, "request")
         if not isinstance(request, web.Request) or not self._host.active:
             return wrapped(*args, **kwargs)
         rollout = self._find(server, request.match_info.get("rollout_id"))
 
         async def handle() -> web.StreamResponse:
-            response = await _response_of(wrapped, args, kwargs)
+            response = await response_of(wrapped, args, kwargs)
             return redact_response(request, response, rollout)
 
         return handle()
 
     def set_error(
-        self, wrapped: _Call, server: object, args: _Args, kwargs: _Kwargs
+        self, wrapped: Call, server: object, args: Args, kwargs: Kwargs
     ) -> object:
         if not self._host.active:
             return wrapped(*args, **kwargs)
-        rollout_id = _argument(args, kwargs, 0, "rollout_id")
-        error = _argument(args, kwargs, 1, "error")
+        rollout_id = argument(args, kwargs, 0, "rollout_id")
+        error = argument(args, kwargs, 1, "error")
         if isinstance(error, BaseException):
             key = self._host.telemetry.settings.fingerprint_key
             error = redact_error(error, self._find(server, rollout_id), key)
@@ -210,13 +213,14 @@ class _Hooks:
 
     @shielded
     def _open(self, server: object, rollout_id: object, state: object) -> None:
-        if not isinstance(rollout_id, str):
+        served = self._served(server)
+        if served is None or not isinstance(rollout_id, str):
             return
         self._watch_intercepts(server)
         self._tell_if_late(server)
         self._close(server, rollout_id, None)
         trace_id = trace_id_of(state)
-        rollout = self._host.served(server).registry.open(
+        rollout = served.registry.open(
             rollout_id,
             state=SeenState(state) if isinstance(state, Mapping) else None,
             trace_id=None if trace_id in self._open_traces else trace_id,
@@ -227,19 +231,29 @@ class _Hooks:
 
     @shielded
     def _close(self, server: object, rollout_id: object, state: object) -> None:
-        if not isinstance(rollout_id, str):
+        served = self._served(server)
+        if served is None or not isinstance(rollout_id, str):
             return
-        registry = self._host.served(server).registry
-        rollout = registry.close(rollout_id, unless_failed=outcome_unless_failed(state))
+        rollout = served.registry.close(
+            rollout_id, unless_failed=outcome_unless_failed(state)
+        )
         if rollout is not None:
             self._open_traces.discard(rollout.trace_id)
         if self._host.options.redact_state:
             redact_state(state, rollout, self._host.telemetry.settings.fingerprint_key)
 
-    def _find(self, server: object, rollout_id: object) -> Rollout | None:
-        if server is None or not isinstance(rollout_id, str):
+    def _served(self, server: object) -> Served | None:
+        try:
+            return self._host.served(server)
+        except TypeError:
+            # A subclass of theirs that cannot be a key cannot be told from others.
             return None
-        return self._host.served(server).registry.get(rollout_id)
+
+    def _find(self, server: object, rollout_id: object) -> Rollout | None:
+        served = self._served(server)
+        if served is None or not isinstance(rollout_id, str):
+            return None
+        return served.registry.get(rollout_id)
 
     def _rollout_of(self, server: object, request: web.Request) -> Rollout | None:
         """Return the rollout of a request that their server will not turn away."""
@@ -250,14 +264,14 @@ class _Hooks:
         if not authorized:
             return None
         rollout = self._find(server, request.match_info.get("rollout_id"))
-        if rollout is None:
-            registry = self._host.served(server).registry
-            registry.reject(dialect_of(request.path))
+        served = self._served(server)
+        if rollout is None and served is not None:
+            served.registry.reject(dialect_of(request.path))
         return rollout
 
     def _tell_if_late(self, server: object) -> None:
-        started = getattr(server, "_app", None) is not None
-        if started and not {server} & ({*self._seen_starting} | {*self._told}):
+        known = server in self._seen_starting or server in self._told
+        if not known and getattr(server, "_app", None) is not None:
             self._told.add(server)
             _logger.warning(
                 "an interception server was started before it was instrumented: its "
@@ -271,25 +285,7 @@ def _is_model_call(request: web.Request) -> bool:
     return resource is not None and resource.canonical.startswith(_MODEL_CALLS)
 
 
-def _argument(args: _Args, kwargs: _Kwargs, index: int, name: str) -> object:
-    return args[index] if len(args) > index else kwargs.get(name)
-
-
 def _state_of(server: object, rollout_id: object) -> object:
     rollouts = getattr(server, "active_rollouts", None)
     known = rollouts.get(rollout_id) if isinstance(rollouts, dict) else None
     return known.get("state") if isinstance(known, dict) else None
-
-
-async def _result_of(call: _Call, args: _Args, kwargs: _Kwargs) -> object:
-    result = call(*args, **kwargs)
-    return await result if isinstance(result, Awaitable) else result
-
-
-async def _response_of(call: _Call, args: _Args, kwargs: _Kwargs) -> web.StreamResponse:
-    response = call(*args, **kwargs)
-    if isinstance(response, Awaitable):
-        response = await response
-    if not isinstance(response, web.StreamResponse):
-        raise TypeError("a handler returned no response")
-    return response

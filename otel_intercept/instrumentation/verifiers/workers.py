@@ -4,23 +4,23 @@ They are spawned: nothing of the parent is there but what is pickled to them, an
 end by SIGTERM. So their target is replaced by one that instruments before it.
 """
 
-import importlib
-import logging
 import multiprocessing.context
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from otel_intercept.instrumentation.verifiers.host import Host, Options
 from otel_intercept.instrumentation.verifiers.patches import Patches
+from otel_intercept.shield import shielded
+
+if TYPE_CHECKING:
+    from otel_intercept.instrumentation.verifiers import VerifiersInstrumentor
 
 _HOST_PACKAGE: Final = "verifiers."
 _SPAWNED: Final = (
     multiprocessing.context.SpawnProcess,
     multiprocessing.context.ForkServerProcess,
 )
-
-_logger: Final = logging.getLogger("otel_intercept.instrumentation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,15 @@ class Worker:
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """Run the target; what it returns or raises goes on unchanged."""
-        # Imported here, in the child: the instrumentor itself imports this module.
-        package = importlib.import_module("otel_intercept.instrumentation.verifiers")
-        uninstrument = package.instrument_worker(self.options)
+        # Imported late: the instrumentor itself imports this module.
+        from otel_intercept.instrumentation.verifiers import VerifiersInstrumentor
+
+        instrumentor = VerifiersInstrumentor()
+        _start(instrumentor, self.options)
         try:
             return self.target(*args, **kwargs)
         finally:
-            uninstrument()
+            _stop(instrumentor)
 
 
 def patch(patches: Patches, host: Host) -> None:
@@ -69,6 +71,23 @@ def patch(patches: Patches, host: Host) -> None:
         return wrapped(*args, **{**kwargs, "target": target})
 
     patches.wrap("multiprocessing.process", "BaseProcess.__init__", init)
+
+
+@shielded
+def _start(instrumentor: "VerifiersInstrumentor", options: Options) -> None:
+    # Under opentelemetry-instrument it is at work already, without our options.
+    _stop(instrumentor)
+    instrumentor.instrument(
+        redact_state=options.redact_state,
+        redact_responses=options.redact_responses,
+        skip_dep_check=True,
+    )
+
+
+@shielded
+def _stop(instrumentor: "VerifiersInstrumentor") -> None:
+    if instrumentor.is_instrumented_by_opentelemetry:
+        instrumentor.uninstrument()
 
 
 def _working(target: object, options: Options) -> object:
