@@ -2,13 +2,12 @@
 
 import importlib.metadata
 import logging
-import multiprocessing
-import multiprocessing.context
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing.context import ForkProcess, ForkServerProcess, SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -203,17 +202,19 @@ def test_sigterm_of_the_host_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("target", "code"),
+    ("kind", "target", "code"),
     [
-        (worker_targets.ends, 0),
-        (worker_targets.fails, 1),
-        (worker_targets.is_terminated, -signal.SIGTERM),
+        (SpawnProcess, worker_targets.ends, 0),
+        (SpawnProcess, worker_targets.is_terminated, -signal.SIGTERM),
+        # Its processes end without running what is registered for the exit.
+        (ForkServerProcess, worker_targets.fails, 1),
     ],
-    ids=["ends", "fails", "is_terminated"],
+    ids=["ends", "is_terminated", "fails"],
 )
 def test_a_spawned_worker_exports_however_it_ends(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    kind: type[SpawnProcess | ForkServerProcess],
     target: Callable[[], None],
     code: int,
 ) -> None:
@@ -221,9 +222,7 @@ def test_a_spawned_worker_exports_however_it_ends(
     for name, value in (QUIET | {"OTEL_INTERCEPT_FILE": str(tmp_path / "f")}).items():
         monkeypatch.setenv(name, value)
 
-    process = multiprocessing.get_context("spawn").Process(
-        target=Worker(target, Options())
-    )
+    process = kind(target=Worker(target, Options()))
     process.start()
     process.join(60)
 
@@ -237,7 +236,6 @@ def test_only_what_verifiers_spawns_is_a_worker(recorder: TelemetryRecorder) -> 
     host = Host(recorder.telemetry, Options())
     patches = Patches()
     patch(patches, host)
-    spawn = multiprocessing.context.SpawnProcess
 
     class Theirs:
         __module__ = "verifiers.somewhere"
@@ -248,15 +246,15 @@ def test_only_what_verifiers_spawns_is_a_worker(recorder: TelemetryRecorder) -> 
     targets = [
         vars(process)["_target"]
         for process in (
-            spawn(target=theirs),
-            spawn(None, theirs, "a name"),
-            spawn(target=worker_targets.ends),
-            multiprocessing.context.ForkProcess(target=theirs),
-            spawn(),
+            SpawnProcess(target=theirs),
+            SpawnProcess(None, theirs, "a name"),
+            SpawnProcess(target=worker_targets.ends),
+            ForkProcess(target=theirs),
+            SpawnProcess(),
         )
     ]
     patches.undo()
-    after = vars(spawn(target=theirs))["_target"]
+    after = vars(SpawnProcess(target=theirs))["_target"]
 
     ours = Worker(theirs, Options())
     assert targets == [ours, ours, worker_targets.ends, theirs, None]
