@@ -18,8 +18,17 @@ NEEDS = @command -v $(1) >/dev/null || { $(SUDO) apt-get -qq update && \
 	$(SUDO) apt-get -qq install -y --no-install-recommends $(2) >/dev/null; } || \
 	{ echo "needs $(1), which Debian has in $(2)" >&2; exit 1; }
 
+# Releases of verifiers that are tested, each in a virtual environment of its own.
+HOSTS := .venv-hosts
+LEGACY_HOSTS := 0.2.0-legacy 0.3.1-legacy
+V1_HOSTS := 0.3.1-v1 0.4.0-v1 0.4.1.dev86-v1
+version_of = $(firstword $(subst -, ,$(1)))
+stack_of = $(lastword $(subst -, ,$(1)))
+
 .DEFAULT_GOAL := help
-.PHONY: help demo stack stack-test test check fmt build dashboards rules-test dashboards-test images clean
+.PHONY: help demo stack stack-test test test-hosts check fmt build dashboards rules-test dashboards-test images clean
+.SECONDARY:
+.SECONDEXPANSION:
 
 help: ## Show what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -36,6 +45,11 @@ stack-test: $(VENV)/.dev ## Test against those engines; builds them once, with G
 
 test: $(VENV)/.dev ## Run the tests with coverage
 	$(BIN)/python -m pytest --cov $(ARGS)
+
+test-hosts: $(LEGACY_HOSTS:%=test-host-%) $(V1_HOSTS:%=test-host-%) ## Run the tests against each supported release of verifiers
+
+test-host-%: $(HOSTS)/%/.ready
+	$(HOSTS)/$*/bin/python -m pytest $(ARGS) tests/hosts/test_$(call stack_of,$*)*.py
 
 check: $(VENV)/.dev build ## Lint, check types and layers, look into the wheel
 	$(BIN)/ruff check .
@@ -76,7 +90,7 @@ $(RENDER): dashboards/render/package-lock.json
 	@touch $@
 
 clean: ## Remove everything that was made here
-	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(HOSTS) build dist .coverage .coverage.* .hypothesis .import_linter_cache
 	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache otel-intercept-demo.jsonl
 	rm -rf dashboards/render/node_modules
 	find dashboards deploy otel_intercept tests examples -name __pycache__ -prune -exec rm -rf {} +
@@ -98,3 +112,22 @@ $(VENV)/.dev: pyproject.toml Makefile | $(VENV)/.base
 	$(PIP) --editable . --group dev $(VERIFIERS_NEEDS)
 	$(PIP) --no-deps $(VERIFIERS)
 	@touch $@
+
+$(HOSTS)/%/.venv: | $(VENV)/.base
+	$(BIN)/python -m venv --without-pip $(@D)
+	$(BIN)/python -m pip --python $(@D)/bin/python install --quiet 'pip>=25.1'
+	@touch $@
+
+$(HOSTS)/%/.ready: pyproject.toml Makefile tests/hosts/requirements-$$(call version_of,$$*).txt | $(HOSTS)/%/.venv
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --editable . --group hosts -r tests/hosts/requirements-$(call version_of,$*).txt
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps verifiers==$(call version_of,$*)
+	$(if $(filter legacy,$(call stack_of,$*)),$(call own_tests,$(@D),$(call version_of,$*)))
+	@touch $@
+
+# Only the source release has verifiers' own tests.
+define own_tests
+rm -rf $(1)/own && mkdir $(1)/own
+$(1)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary verifiers --dest $(1)/own verifiers==$(2)
+tar -xzf $(1)/own/verifiers-$(2).tar.gz -C $(1)/own --strip-components=1 verifiers-$(2)/tests verifiers-$(2)/pyproject.toml
+endef

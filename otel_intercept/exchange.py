@@ -197,7 +197,8 @@ class Exchange(Reports):
         if self._delivery.has_terminal:
             self._delivery.end()
         elif self._outlives_agent or (self._handler_done and not self._delivery.begun):
-            self._note(Cause.AGENT_LEFT)
+            teardown = self._upstream_cancelled and self._agent_present()
+            self._note(Cause.CANCELLED if teardown else Cause.AGENT_LEFT)
         else:
             self._note(Cause.WRITE_FAILED, describe(self._owner, exc, phase))
         if self._handler_done:

@@ -104,7 +104,11 @@ class RolloutRegistry:
         return self._rollouts.get(rollout_id)
 
     def close(
-        self, rollout_id: str, *, outcome: RolloutOutcome | None = None
+        self,
+        rollout_id: str,
+        *,
+        outcome: RolloutOutcome | None = None,
+        unless_failed: RolloutOutcome | None = None,
     ) -> Rollout | None:
         """End a rollout. Idempotent.
 
@@ -114,13 +118,14 @@ class RolloutRegistry:
             rollout_id: Which one.
             outcome: How it ended; by default ``failed`` if it has an error, else
                 ``stopped`` or ``completed``.
+            unless_failed: How it ended if no failure shows that it failed.
 
         Returns:
             The rollout, or None if none is open under this id.
         """
         rollout = self._rollouts.pop(rollout_id, None)
         if rollout is not None:
-            rollout.close(outcome)
+            rollout.close(outcome, unless_failed=unless_failed)
         return rollout
 
     @asynccontextmanager
@@ -164,11 +169,15 @@ class RolloutRegistry:
 
     def close_all(self, outcome: RolloutOutcome = RolloutOutcome.ABORTED) -> None:
         """End every rollout and every exchange that is still open. Idempotent."""
+        self.end_exchanges()
+        for rollout_id in list(self._rollouts):
+            self.close(rollout_id, outcome=outcome)
+
+    def end_exchanges(self) -> None:
+        """End the exchanges that still run, as when their server has stopped."""
         for exchange in list(self._exchanges):
             exchange.handler_cancelled()
             exchange.finish()
-        for rollout_id in list(self._rollouts):
-            self.close(rollout_id, outcome=outcome)
 
     def reject(self, dialect: Dialect) -> None:
         """Count a request for a rollout that is not open. It makes no span."""

@@ -227,13 +227,22 @@ class Rollout:
             self._telemetry.begin(self.ref.sampled)
         self._telemetry.put(record)
 
-    def close(self, outcome: RolloutOutcome | None) -> None:
+    def close(
+        self,
+        outcome: RolloutOutcome | None,
+        *,
+        unless_failed: RolloutOutcome | None = None,
+    ) -> None:
         """End it. For `RolloutRegistry.close`. Idempotent."""
         if self._closed:
             return
         for exchange in self._running:
             exchange.rollout_closes()
-        self._outcome = outcome or self._earned()
+        held = _held_error(self.state)
+        if held is not None and self._error is None:
+            # Nobody reported it, but the host fails the rollout for it.
+            self.fail(held, phase=Phase.LATE)
+        self._outcome = outcome or self._earned(unless_failed)
         self._closed = True
         ended = RolloutEnded(
             self.ref,
@@ -251,10 +260,20 @@ class Rollout:
         """Have a callback called when it has ended. For who opened it: there is one."""
         self._closed_callback = callback
 
-    def _earned(self) -> RolloutOutcome:
+    def _earned(self, unless_failed: RolloutOutcome | None) -> RolloutOutcome:
         if self._error is not None or _is_set(self.state, "error"):
             return RolloutOutcome.FAILED
+        if unless_failed is not None:
+            return unless_failed
         return RolloutOutcome.STOPPED if self.stopped else RolloutOutcome.COMPLETED
+
+
+def _held_error(state: Mapping[str, object] | None) -> BaseException | None:
+    try:
+        held = None if state is None else state.get("error")
+    except Exception:  # noqa: BLE001 - as below
+        return None
+    return held if isinstance(held, BaseException) else None
 
 
 def _is_set(state: Mapping[str, object] | None, key: str) -> bool:

@@ -447,3 +447,35 @@ def test_ids_do_not_repeat_when_random_is_seeded(registry: RolloutRegistry) -> N
         seen[registry.open(f"r{number}").traceparent] += 1
 
     assert set(seen.values()) == {1}
+
+
+def test_an_error_that_only_the_host_knows_of_is_a_failure(
+    registry: RolloutRegistry, recorder: TelemetryRecorder
+) -> None:
+    """What stands on the state at the end types the rollout if nothing else did."""
+    state: dict[str, object] = {"error": TimeoutError("sk-canary")}
+    rollout = registry.open("r1", state=state)
+
+    registry.close("r1")
+
+    (root,) = (span for span in recorder.spans() if span.name == "rollout")
+    assert rollout.outcome is RolloutOutcome.FAILED
+    assert rollout.error is not None
+    assert rollout.error.failure.error_type == "upstream_timeout"
+    assert (root.attributes or {})["error.type"] == "upstream_timeout"
+    assert isinstance(state["error"], TimeoutError)
+    assert b"canary" not in recorder.exported_bytes()
+
+
+def test_a_rollout_without_a_failure_can_end_in_a_way_of_the_hosts(
+    registry: RolloutRegistry,
+) -> None:
+    """An outcome for the case that nothing failed does not hide a failure."""
+    fine, broken = registry.open("fine"), registry.open("broken")
+    broken.fail(TimeoutError(), phase=Phase.UPSTREAM_CALL)
+
+    for rollout_id in ("fine", "broken"):
+        registry.close(rollout_id, unless_failed=RolloutOutcome.CANCELLED)
+
+    assert fine.outcome is RolloutOutcome.CANCELLED
+    assert broken.outcome is RolloutOutcome.FAILED

@@ -4,6 +4,7 @@ On rollout routes contrib's middleware is kept silent by its own switch, which a
 silences instrumented clients; so the handler gets its context back behind it.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -26,6 +27,26 @@ def add_restoring_middleware(app: web.Application) -> None:
     if is_foreign(app):
         app.middlewares.append(_innermost(app))
         app[_RESTORED] = True
+
+
+def silence(app: web.Application, concerns: Callable[[web.Request], bool]) -> None:
+    """Keep contrib's middleware, where it stands, silent on some requests of an app.
+
+    Args:
+        app: An app of others, not frozen yet. Without contrib it is left as it is.
+        concerns: Tells which requests.
+    """
+    if not is_foreign(app):
+        return
+
+    @web.middleware
+    async def silenced(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not concerns(request):
+            return await handler(request)
+        with suppress_http_instrumentation():
+            return await handler(request)
+
+    app.middlewares.insert(0, silenced)
 
 
 async def call_in_context(

@@ -1,6 +1,8 @@
 """Start the exchange of a request, and serve it without touching what is served."""
 
+import logging
 from dataclasses import dataclass, field
+from typing import Final
 
 from aiohttp import web
 from aiohttp.http import StreamWriter
@@ -13,6 +15,8 @@ from otel_intercept.middleware.incoming import describe
 from otel_intercept.middleware.writer import observe
 from otel_intercept.record import Request
 from otel_intercept.rollout import Rollout
+
+_logger: Final = logging.getLogger("otel_intercept.middleware")
 
 
 @dataclass(slots=True)
@@ -60,7 +64,11 @@ async def serve_unchanged(
     Raises:
         BaseException: What the handler raises, unchanged.
     """
-    exchange = start_exchange(serving, request, rollout, describe(request))
+    try:
+        exchange = start_exchange(serving, request, rollout, describe(request))
+    except Exception:  # noqa: BLE001 - telemetry never breaks traffic
+        _logger.warning("a request could not be observed")
+        return await handler(request)
     try:
         response = await call_in_context(request, handler, exchange)
     except web.HTTPException:

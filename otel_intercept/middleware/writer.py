@@ -33,7 +33,11 @@ def observe(writer: StreamWriter, exchange: Exchange) -> None:
     async def observed_write_headers(
         status_line: str, headers: CIMultiDict[str]
     ) -> None:
-        await write_headers(status_line, headers)
+        try:
+            await write_headers(status_line, headers)
+        except Exception as exc:
+            exchange.write_failed(exc, phase=Phase.PREPARE)
+            raise
         transport = writer.transport
         if transport is None or transport.is_closing():
             # aiohttp raises just this when it flushes the headers, a moment later.

@@ -36,6 +36,9 @@ class Served:
 class Host:
     """The instrumented process.
 
+    What was made while it was instrumented outlives that; every hook looks at
+    ``active`` first, and is out of the way once that is False.
+
     Args:
         telemetry: Where its rollouts are recorded.
         options: What is to be changed.
@@ -44,6 +47,7 @@ class Host:
     def __init__(self, telemetry: Telemetry, options: Options) -> None:
         self.telemetry: Final = telemetry
         self.options: Final = options
+        self.active = True
         self._served: weakref.WeakKeyDictionary[object, Served] = (
             weakref.WeakKeyDictionary()
         )
@@ -54,12 +58,16 @@ class Host:
         if known is None:
             registry = RolloutRegistry(self.telemetry)
             known = self._served[server] = Served(registry)
-            weakref.finalize(
-                server, self.telemetry.remove_shutdown_callback, registry.close_all
-            )
+            weakref.finalize(server, _forget, self.telemetry, registry)
         return known
 
     def close_all(self) -> None:
-        """End every rollout of every server as aborted."""
+        """End every rollout of every server as aborted, and observe no more."""
+        self.active = False
         for served in list(self._served.values()):
             served.registry.close_all()
+
+
+def _forget(telemetry: Telemetry, registry: RolloutRegistry) -> None:
+    telemetry.remove_shutdown_callback(registry.close_all)
+    registry.close_all()

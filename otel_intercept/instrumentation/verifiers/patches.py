@@ -28,7 +28,7 @@ class Wrapper(Protocol):
         ...
 
 
-_Applied: TypeAlias = tuple[object, str, object]
+_Applied: TypeAlias = tuple[object, str, object, Wrapper]
 
 
 class Patches:
@@ -46,7 +46,8 @@ class Patches:
     def wrap(self, module: str, path: str, wrapper: Wrapper) -> None:
         """Wrap ``path`` (``name`` or ``Class.name``) of a module, now or on import.
 
-        A class attribute that is inherited is wrapped on this class alone.
+        A class attribute that is inherited is wrapped on this class alone. What the
+        same wrapper wraps already, as under another name of the module, stays as it is.
         """
 
         def apply(imported: ModuleType) -> None:
@@ -76,7 +77,7 @@ class Patches:
         """Put back what was there, latest first, and patch nothing any more."""
         self._active = False
         while self._applied:
-            parent, name, original = self._applied.pop()
+            parent, name, original, _ = self._applied.pop()
             if original is _MISSING:
                 delattr(parent, name)
             else:
@@ -95,10 +96,14 @@ class Patches:
                 path,
             )
             return
+        if any(
+            done[:2] == (parent, name) and done[3] == wrapper for done in self._applied
+        ):
+            return
         own = vars(parent).get(name, _MISSING)
         setattr(
             parent,
             name,
             wrapt.FunctionWrapper(function if own is _MISSING else own, wrapper),
         )
-        self._applied.append((parent, name, own))
+        self._applied.append((parent, name, own, wrapper))
