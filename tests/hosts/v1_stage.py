@@ -245,6 +245,20 @@ class Stage:
         self.got.append(answer)
         return answer
 
+    async def post(self, path: str, body: bytes, secret: str) -> None:
+        """Send a request that no SDK would."""
+        headers = {"x-api-key": secret, "Authorization": f"Bearer {secret}"}
+        url = self.tap.url.removesuffix("/v1") + path
+        async with httpx.AsyncClient(trust_env=False) as client:
+            response = await client.post(url, content=body, headers=headers)
+        self.got.append(f"{response.status_code}")
+
+    async def get(self, path: str, secret: str) -> None:
+        """Ask one of the routes that tools use."""
+        url = self.tap.url.removesuffix("/v1") + path
+        async with httpx.AsyncClient(trust_env=False) as client:
+            await client.get(url, headers={"Authorization": f"Bearer {secret}"})
+
     def unregister(self) -> None:
         """Conclude the rollout. Idempotent, as theirs is."""
         self.server.unregister(*self.secrets)
