@@ -6,7 +6,14 @@ import pytest
 
 from otel_intercept.testing import TelemetryRecorder
 from tests.hosts import v1_scenes as scenes
-from tests.hosts.v1_spans import calls, exchanges, facts, outcomes, rollout_outcome
+from tests.hosts.v1_spans import (
+    calls,
+    exchanges,
+    facts,
+    outcomes,
+    rollout_outcome,
+    roots,
+)
 from tests.hosts.v1_stage import Observer, Stage, is_old, load, play, stage
 from tests.hosts.v1_upstream import SECRET
 
@@ -71,6 +78,8 @@ async def test_a_retry_that_joins_a_running_call_counts_nothing_again(
     assert len(calls(recorder)) == 1
     assert recorder.value("intercept.failures") == failures
     assert recorder.value("intercept.exchanges.replayed") == 1
+    (root,) = roots(recorder)
+    assert facts(root)["intercept.rollout.failures"] == failures
     labels = {"intercept.exchange.outcome": outcome}
     assert recorder.value("intercept.exchanges.replayed", labels) == 1
 
