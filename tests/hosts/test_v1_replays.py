@@ -21,7 +21,7 @@ load("interception.server")
 
 OLD = is_old()
 NEW_ONLY = pytest.mark.skipif(OLD, reason="streams are relayed as they come")
-OLD_ONLY = pytest.mark.skipif(not OLD, reason="there is no such error any more")
+OLD_ONLY = pytest.mark.skipif(not OLD, reason="streams are served whole")
 
 
 @pytest.fixture(autouse=True)
@@ -205,6 +205,20 @@ async def test_a_stream_goes_on_without_its_agent(
     assert recorder.value("intercept.failures") == failures
     assert rollout_outcome(recorder) == ("failed" if failures else "completed")
     assert len(played.calls) == 1
+
+
+@OLD_ONLY
+async def test_a_relayed_stream_is_lost_with_its_agent(
+    recorder: TelemetryRecorder,
+) -> None:
+    """Where streams are relayed, an agent that leaves takes its turn along, once."""
+    await play(scenes.leave_a_stream, "slow-good")
+
+    (exchange,) = exchanges(recorder)
+    assert outcomes(recorder) == ["cut"]
+    assert facts(exchange)["error.type"] == "agent_disconnected"
+    assert recorder.value("intercept.failures") == 1
+    assert rollout_outcome(recorder) == "failed"
 
 
 async def test_a_model_call_that_times_out(recorder: TelemetryRecorder) -> None:
