@@ -285,3 +285,33 @@ def test_the_old_names_are_the_same_classes() -> None:
     alias = importlib.import_module("verifiers.errors")
 
     assert alias.EmptyModelResponseError is LEGACY.EmptyModelResponseError
+
+
+def raised_in(function: str) -> BaseException:
+    """Raise a v1 error with verifiers' own 502 in a function of this name."""
+    scope: dict[str, object] = {"error": V1.ProviderError("", status_code=502)}
+    exec(f"def {function}(): raise error", scope)  # noqa: S102 - a name to be tested
+    call = scope[function]
+    assert callable(call)
+    with pytest.raises(V1.ProviderError) as raised:
+        call()
+    error: BaseException = raised.value
+    return error
+
+
+@pytest.mark.parametrize(
+    ("function", "error_type"),
+    [
+        ("get_response", ErrorType.UPSTREAM_BAD_RESPONSE),
+        ("_collect_stream", ErrorType.UPSTREAM_TRUNCATED),
+        ("_request", ErrorType.UPSTREAM_SERVER_ERROR),
+    ],
+)
+def test_a_502_that_v1_made_up_is_told_by_who_raised_it(
+    function: str, error_type: ErrorType
+) -> None:
+    """An answer that v1 cannot read is no server error, though v1 gives it a 502."""
+    failure = described(raised_in(function))
+
+    assert failure.error_type is error_type
+    assert failure.status_code == 502

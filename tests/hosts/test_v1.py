@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from typing import Final
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 from otel_intercept.outcome import is_error
 from otel_intercept.semconv import ErrorType, ExchangeOutcome
 from otel_intercept.testing import TelemetryRecorder
-from tests.hosts.v1_stage import TRACE_ID, Observer, Stage, is_old, load, play
+from tests.hosts.v1_scenes import EVERYWHERE
+from tests.hosts.v1_spans import exchanges as server_spans
+from tests.hosts.v1_spans import roots
+from tests.hosts.v1_stage import TRACE_ID, Observer, Scene, Stage, is_old, load, play
 from tests.hosts.v1_upstream import SECRET
 
 load("interception.server")
@@ -75,17 +77,6 @@ def observer(recorder: TelemetryRecorder) -> Iterator[Observer]:
     observer.undo()
 
 
-def server_spans(recorder: TelemetryRecorder) -> list[ReadableSpan]:
-    """Return the spans of exchanges."""
-    return [span for span in recorder.spans() if span.kind is SpanKind.SERVER]
-
-
-def root_of(recorder: TelemetryRecorder) -> ReadableSpan:
-    """Return the one root span."""
-    (root,) = [span for span in recorder.spans() if span.name == "rollout"]
-    return root
-
-
 @pytest.mark.usefixtures("observer")
 @pytest.mark.parametrize(
     "ending", ENDINGS, ids=lambda each: f"{each.word}-{each.stream}"
@@ -102,7 +93,7 @@ async def test_each_ending_is_told_alike_on_every_side(
     failed = is_error(ending.outcome)
     (exchange,) = server_spans(recorder)
     (call,) = [span for span in recorder.spans() if span.kind is SpanKind.CLIENT]
-    root = root_of(recorder)
+    (root,) = roots(recorder)
 
     assert {format(s.context.trace_id, "032x") for s in recorder.spans()} == {TRACE_ID}
     assert dict(exchange.attributes or {})["intercept.exchange.outcome"] == (
@@ -145,3 +136,23 @@ async def test_nobody_else_can_tell_that_a_server_is_observed(
 
     assert server_spans(recorder)
     assert on == off
+
+
+@pytest.mark.parametrize(
+    ("scene", "script"),
+    EVERYWHERE,
+    ids=[f"{scene.__name__}-{script[0]}" for scene, script in EVERYWHERE],
+)
+async def test_nor_can_anybody_tell_in_a_longer_scene(
+    recorder: TelemetryRecorder, scene: Scene, script: tuple[str, ...]
+) -> None:
+    """Replays, refusals, cancellations and hooks are the same as without, too."""
+    off = await play(scene, *script)
+    observer = Observer(recorder)
+    on = await play(scene, *script)
+    observer.undo()
+
+    assert roots(recorder)
+    assert on == off
+    assert SECRET.encode() not in recorder.exported_bytes()
+    assert recorder.telemetry.balance().open == 0

@@ -7,9 +7,8 @@ import pytest
 
 from otel_intercept.instrumentation.verifiers.host import Options
 from otel_intercept.testing import TelemetryRecorder
-from tests.hosts.test_v1_replays import coalesce
+from tests.hosts.v1_scenes import ask_beyond_a_limit, coalesce, coalesce_streams
 from tests.hosts.v1_stage import (
-    RETRY,
     Observer,
     Played,
     Stage,
@@ -128,12 +127,8 @@ async def test_a_repeated_answer_is_redacted_too(
     recorder: TelemetryRecorder, redact: bool
 ) -> None:
     """A retry that joins a failing call gets no text either."""
-
-    async def scene(stage: Stage) -> None:
-        await coalesce(stage, stream=False)
-
     with observed(recorder, Options(redact_responses=redact)):
-        played = await play(scene, "slow-500")
+        played = await play(coalesce, "slow-500")
 
     assert len(played.sent) == 2
     leaks = [SECRET.encode() in each for each in played.sent]
@@ -148,11 +143,8 @@ async def test_an_error_frame_of_theirs_becomes_ours(
     """A failure after the grace period is framed in our words."""
     monkeypatch.setattr(load("interception.server"), "KEEPALIVE_GRACE_SECONDS", 0.05)
 
-    async def scene(stage: Stage) -> None:
-        await coalesce(stage, stream=True)
-
     with observed(recorder, Options(redact_responses=redact)):
-        played = await play(scene, "slow-500")
+        played = await play(coalesce_streams, "slow-500")
 
     assert all(each.startswith(b"HTTP/1.1 200 ") for each in played.sent)
     assert all((SECRET.encode() in each) is not redact for each in played.sent)
@@ -161,15 +153,7 @@ async def test_an_error_frame_of_theirs_becomes_ours(
 
 async def test_refusals_keep_their_words(recorder: TelemetryRecorder) -> None:
     """What verifiers says of itself, such as which limit was reached, stays."""
-    limits = load("session").RolloutLimits(max_turns=1)
-
-    async def scene(stage: Stage) -> None:
-        stage.session.limits = limits
-        await stage.ask()
-        await stage.ask(text="more")
-        await stage.ask(headers=RETRY)
-
     with observed(recorder, Options(redact_state=True, redact_responses=True)):
-        played = await play(scene, "good")
+        played = await play(ask_beyond_a_limit, "good")
 
     assert b"rollout stopped: max_turns" in sent(played)

@@ -1,20 +1,27 @@
 """verifiers' v1 server, observed: answers that it repeats, refuses and gives up."""
 
-import asyncio
 from collections.abc import Iterator
 
 import pytest
 
 from otel_intercept.testing import TelemetryRecorder
-from tests.hosts.v1_spans import calls, exchanges, facts, outcomes, rollout_outcome
-from tests.hosts.v1_stage import RETRY, Observer, Stage, is_old, load, play, stage
+from tests.hosts import v1_scenes as scenes
+from tests.hosts.v1_spans import (
+    calls,
+    exchanges,
+    facts,
+    outcomes,
+    rollout_outcome,
+    roots,
+)
+from tests.hosts.v1_stage import Observer, Stage, is_old, load, play, stage
 from tests.hosts.v1_upstream import SECRET
 
 load("interception.server")
 
 OLD = is_old()
 NEW_ONLY = pytest.mark.skipif(OLD, reason="streams are relayed as they come")
-OLD_ONLY = pytest.mark.skipif(not OLD, reason="there is no such error any more")
+OLD_ONLY = pytest.mark.skipif(not OLD, reason="streams are served whole")
 
 
 @pytest.fixture(autouse=True)
@@ -40,12 +47,9 @@ async def test_a_replay_is_no_model_call(
     recorder: TelemetryRecorder, stream: bool
 ) -> None:
     """A retry that gets the answer of before is told apart, and makes no chat span."""
-
-    async def scene(at: Stage) -> None:
-        await at.ask(stream=stream)
-        await at.ask(stream=stream, headers=RETRY)
-
-    played = await play(scene, "good")
+    played = await play(
+        scenes.ask_for_a_stream_again if stream else scenes.ask_again, "good"
+    )
 
     assert played.got == ("hi", "hi")
     assert len(played.calls) == 1
@@ -57,16 +61,6 @@ async def test_a_replay_is_no_model_call(
     assert rollout_outcome(recorder) == "completed"
 
 
-async def coalesce(at: Stage, *, stream: bool) -> None:
-    """Ask, and ask again before the answer is there."""
-    first = asyncio.create_task(at.ask(stream=stream))
-    await at.upstream.reached.wait()
-    again = asyncio.create_task(at.ask(stream=stream, headers=RETRY))
-    await asyncio.sleep(0.2)
-    at.upstream.go.set()
-    await asyncio.gather(first, again)
-
-
 @pytest.mark.parametrize(
     "stream", [False, pytest.param(True, marks=NEW_ONLY)], ids=["whole", "stream"]
 )
@@ -75,11 +69,7 @@ async def test_a_retry_that_joins_a_running_call_counts_nothing_again(
     recorder: TelemetryRecorder, word: str, failures: int, stream: bool
 ) -> None:
     """Both exchanges show how the one call ended; its failure counts once."""
-
-    async def scene(at: Stage) -> None:
-        await coalesce(at, stream=stream)
-
-    played = await play(scene, word)
+    played = await play(scenes.coalesce_streams if stream else scenes.coalesce, word)
 
     outcome = "upstream_failed" if failures else "ok"
     assert len(played.calls) == 1
@@ -88,6 +78,8 @@ async def test_a_retry_that_joins_a_running_call_counts_nothing_again(
     assert len(calls(recorder)) == 1
     assert recorder.value("intercept.failures") == failures
     assert recorder.value("intercept.exchanges.replayed") == 1
+    (root,) = roots(recorder)
+    assert facts(root)["intercept.rollout.failures"] == failures
     labels = {"intercept.exchange.outcome": outcome}
     assert recorder.value("intercept.exchanges.replayed", labels) == 1
 
@@ -100,16 +92,9 @@ async def test_a_failure_after_the_grace_period_is_an_error_frame(
     """A slow failure becomes an error frame in a 200, and counts once all the same."""
     monkeypatch.setattr(load("interception.server"), "KEEPALIVE_GRACE_SECONDS", 0.05)
 
-    async def scene(at: Stage) -> None:
-        if joined:
-            await coalesce(at, stream=True)
-        else:
-            asked = asyncio.create_task(at.ask(stream=True))
-            await asyncio.sleep(0.2)
-            at.upstream.go.set()
-            await asked
-
-    played = await play(scene, "slow-503")
+    played = await play(
+        scenes.coalesce_streams if joined else scenes.ask_patiently, "slow-503"
+    )
 
     number = 2 if joined else 1
     assert played.got == ("!APIError",) * number
@@ -126,11 +111,7 @@ async def test_an_sdks_own_retries_are_calls_of_their_own(
     recorder: TelemetryRecorder,
 ) -> None:
     """A retry that calls the upstream anew is no replay, and says which try it is."""
-
-    async def scene(at: Stage) -> None:
-        await at.ask()
-
-    played = await play(scene, "500", "good", retries=1)
+    played = await play(scenes.ask, "500", "good", retries=1)
 
     counts = [
         facts(s).get("intercept.exchange.retry_count") for s in exchanges(recorder)
@@ -144,15 +125,7 @@ async def test_an_sdks_own_retries_are_calls_of_their_own(
 
 async def test_a_limit_refuses_and_stops(recorder: TelemetryRecorder) -> None:
     """A call beyond a limit is rejected, not replayed, and the rollout has stopped."""
-    limits = load("session").RolloutLimits(max_turns=1)
-
-    async def scene(at: Stage) -> None:
-        at.session.limits = limits
-        await at.ask()
-        await at.ask(text="more")
-        await at.ask(text="still more")
-
-    played = await play(scene, "good")
+    played = await play(scenes.ask_beyond_a_limit, "good")
 
     assert played.got == ("hi", "!BadRequestError", "!BadRequestError")
     assert outcomes(recorder) == ["ok", "rejected", "rejected"]
@@ -165,15 +138,7 @@ async def test_tail_noise_after_a_stop_is_no_failure(
     recorder: TelemetryRecorder,
 ) -> None:
     """A call that fails once the trace has stopped counts as a clean stop."""
-
-    async def scene(at: Stage) -> None:
-        asked = asyncio.create_task(at.ask())
-        await at.upstream.reached.wait()
-        at.session.trace.stop("enough")
-        at.upstream.go.set()
-        await asked
-
-    await play(scene, "slow-500")
+    await play(scenes.stop_meanwhile, "slow-500")
 
     assert outcomes(recorder) == ["clean_stop"]
     assert rollout_outcome(recorder) == "stopped"
@@ -185,11 +150,7 @@ async def test_a_prompt_that_is_too_long(
     recorder: TelemetryRecorder, stream: bool
 ) -> None:
     """Before 0.4 it stops the rollout cleanly; since then it is a failed call."""
-
-    async def scene(at: Stage) -> None:
-        await at.ask(stream=stream)
-
-    await play(scene, "overlong")
+    await play(scenes.ask_for_a_stream if stream else scenes.ask, "overlong")
 
     assert outcomes(recorder) == ["clean_stop" if OLD else "upstream_failed"]
     assert rollout_outcome(recorder) == ("stopped" if OLD else "failed")
@@ -202,14 +163,9 @@ async def test_a_straggler_at_the_end_is_cancelled(
     recorder: TelemetryRecorder, stream: bool
 ) -> None:
     """A handler that is cancelled as its rollout ends is no failure."""
-
-    async def scene(at: Stage) -> None:
-        asked = asyncio.create_task(at.ask(stream=stream))
-        await at.upstream.reached.wait()
-        at.unregister()
-        await asked
-
-    await play(scene, "slow-good")
+    await play(
+        scenes.end_a_stream_meanwhile if stream else scenes.end_meanwhile, "slow-good"
+    )
 
     assert outcomes(recorder) == ["cancelled"]
     assert rollout_outcome(recorder) == "completed"
@@ -224,16 +180,7 @@ async def test_a_turn_goes_on_without_its_agent(
     recorder: TelemetryRecorder, word: str, outcome: str
 ) -> None:
     """An agent that leaves is no failure; an upstream that fails meanwhile is one."""
-
-    async def scene(at: Stage) -> None:
-        asked = asyncio.create_task(at.ask())
-        await at.upstream.reached.wait()
-        asked.cancel()
-        await asyncio.sleep(0.1)
-        at.upstream.go.set()
-        await asyncio.sleep(0.3)
-
-    await play(scene, word)
+    await play(scenes.leave, word)
 
     assert outcomes(recorder) == [outcome]
     assert len(calls(recorder)) == 1
@@ -252,16 +199,7 @@ async def test_a_stream_goes_on_without_its_agent(
     monkeypatch.setattr(server, "KEEPALIVE_GRACE_SECONDS", 0.05)
     monkeypatch.setattr(server, "KEEPALIVE_INTERVAL_SECONDS", 0.05)
 
-    async def scene(at: Stage) -> None:
-        asked = asyncio.create_task(at.ask(stream=True))
-        await at.upstream.reached.wait()
-        await asyncio.sleep(0.2)
-        asked.cancel()
-        await asyncio.sleep(0.3)
-        at.upstream.go.set()
-        await asyncio.sleep(0.3)
-
-    played = await play(scene, word)
+    played = await play(scenes.leave_a_stream, word)
 
     assert outcomes(recorder) == ["agent_gone"]
     assert recorder.value("intercept.failures") == failures
@@ -269,14 +207,23 @@ async def test_a_stream_goes_on_without_its_agent(
     assert len(played.calls) == 1
 
 
+@OLD_ONLY
+async def test_a_relayed_stream_is_lost_with_its_agent(
+    recorder: TelemetryRecorder,
+) -> None:
+    """Where streams are relayed, an agent that leaves takes its turn along, once."""
+    await play(scenes.leave_a_stream, "slow-good")
+
+    (exchange,) = exchanges(recorder)
+    assert outcomes(recorder) == ["cut"]
+    assert facts(exchange)["error.type"] == "agent_disconnected"
+    assert recorder.value("intercept.failures") == 1
+    assert rollout_outcome(recorder) == "failed"
+
+
 async def test_a_model_call_that_times_out(recorder: TelemetryRecorder) -> None:
     """A deadline of verifiers' own client is an upstream timeout, with a 504."""
-
-    async def scene(at: Stage) -> None:
-        at.session.client.client.timeout = 0.2
-        await at.ask()
-
-    await play(scene, "hang")
+    await play(scenes.be_impatient, "hang")
 
     (exchange,) = exchanges(recorder)
     assert facts(exchange)["error.type"] == "upstream_timeout"
@@ -288,18 +235,7 @@ async def test_a_tasks_own_code_that_fails_is_the_proxys_side(
     recorder: TelemetryRecorder,
 ) -> None:
     """A hook that raises makes no model call, and its failure is no upstream's."""
-    types = load("types")
-
-    def intercept(request: object) -> None:
-        raise ValueError(SECRET)
-
-    intercept.__annotations__["request"] = types.Request
-
-    async def scene(at: Stage) -> None:
-        at.session.request_interceptors.append(intercept)
-        await at.ask()
-
-    played = await play(scene, "good")
+    played = await play(scenes.fail_in_a_hook, "good")
 
     (exchange,) = exchanges(recorder)
     assert played.calls == ()
@@ -310,16 +246,25 @@ async def test_a_tasks_own_code_that_fails_is_the_proxys_side(
     assert SECRET.encode() not in recorder.exported_bytes()
 
 
+async def test_a_hook_that_fails_over_a_good_answer_leaves_the_call_good(
+    recorder: TelemetryRecorder,
+) -> None:
+    """The model call succeeded; what failed behind it is the proxy's side."""
+    await play(scenes.fail_in_a_hook_of_the_answer, "good")
+
+    assert outcomes(recorder) == ["handler_failed"] * 2
+    assert len(calls(recorder)) == 2
+    assert not any("error.type" in facts(call) for call in calls(recorder))
+    labels = {"error.type": "handler_error"}
+    assert recorder.value("intercept.failures", labels) == 2
+    assert SECRET.encode() not in recorder.exported_bytes()
+
+
 async def test_an_unknown_secret_is_rejected_without_a_span(
     recorder: TelemetryRecorder,
 ) -> None:
     """A request that belongs to no session is counted, and nothing else."""
-
-    async def scene(at: Stage) -> None:
-        at.agent.api_key = SECRET
-        await at.ask()
-
-    played = await play(scene, "good")
+    played = await play(scenes.be_unknown, "good")
 
     assert played.got == ("!AuthenticationError",)
     assert exchanges(recorder) == []
@@ -335,15 +280,7 @@ async def test_a_side_request_is_an_exchange_without_a_model_call(
     recorder: TelemetryRecorder, word: str, outcome: str
 ) -> None:
     """Counting tokens is seen, makes no chat span, and is never taken for a replay."""
-
-    async def scene(at: Stage) -> None:
-        url = at.tap.url + "/messages/count_tokens"
-        headers = {"x-api-key": at.secrets[0]}
-        await at.agent._client.post(  # noqa: SLF001 - the agent's own HTTP client
-            url, json={"model": "m", "messages": []}, headers=headers
-        )
-
-    await play(scene, word)
+    await play(scenes.count_tokens, word)
 
     assert outcomes(recorder) == [outcome]
     assert calls(recorder) == []
@@ -354,10 +291,8 @@ async def test_other_routes_are_no_exchanges(recorder: TelemetryRecorder) -> Non
     """State and task of a rollout go to its tools, not to its agent."""
 
     async def scene(at: Stage) -> None:
-        headers = {"Authorization": f"Bearer {at.secrets[1]}"}
-        for route in ("state", "task"):
-            url = at.tap.url.removesuffix("/v1") + f"/{route}"
-            await at.agent._client.get(url, headers=headers)  # noqa: SLF001 - as above
+        for route in ("/state", "/task"):
+            await at.get(route, at.secrets[1])
 
     await play(scene, "good")
 

@@ -7,7 +7,13 @@ from typing import Final
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from otel_intercept.errors import ConfigurationError
-from otel_intercept.instrumentation.verifiers import contrib, legacy, versions, workers
+from otel_intercept.instrumentation.verifiers import (
+    contrib,
+    legacy,
+    v1,
+    versions,
+    workers,
+)
 from otel_intercept.instrumentation.verifiers.host import Host, Options
 from otel_intercept.instrumentation.verifiers.owned import OwnedTelemetry
 from otel_intercept.instrumentation.verifiers.patches import Patches

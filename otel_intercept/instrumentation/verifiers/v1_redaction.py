@@ -43,8 +43,12 @@ class Redaction:
         base: type = Exception
         if isinstance(provider, type) and issubclass(provider, Exception):
             base = provider
-        stand_in: object = type(type(error).__name__, (base,), {})(self._words(error))
-        vars(stand_in)["status_code"] = getattr(error, "status_code", None)
+        named = type(type(error).__name__, (base,), {})
+        try:
+            stand_in: object = named(self._words(error))
+            vars(stand_in)["status_code"] = getattr(error, "status_code", None)
+        except Exception:  # noqa: BLE001 - their traffic must not pay for our mistake
+            stand_in = None
         return stand_in if isinstance(stand_in, Exception) else Exception()
 
     @shielded

@@ -52,6 +52,7 @@ class SessionRollouts:
             weakref.WeakKeyDictionary()
         )
         self._by_trace: dict[str, Rollout] = {}
+        self._told = False
         self._roots: dict[str, str] = {}
 
     @shielded
@@ -71,10 +72,7 @@ class SessionRollouts:
         """Return the rollout of a session; it is opened if nobody saw it registered."""
         known = self._servers.get(server, {}).get(secret)
         if known is None:
-            _logger.warning(
-                "a rollout was registered before instrumentation: "
-                "it is observed from this request on"
-            )
+            self._tell_of_late_start()
             self.register(server, secret, session)
             known = self._servers.get(server, {}).get(secret)
         return None if known is None else known.rollout
@@ -125,6 +123,14 @@ class SessionRollouts:
             if len(self._roots) > MAX_ROOTS:
                 del self._roots[next(iter(self._roots))]
         return rollout
+
+    def _tell_of_late_start(self) -> None:
+        if not self._told:
+            self._told = True
+            _logger.warning(
+                "rollouts that were registered before instrumentation are observed "
+                "from their next request on"
+            )
 
     def _forget(self, rollout: Rollout) -> None:
         if self._by_trace.get(rollout.rollout_id) is rollout:
