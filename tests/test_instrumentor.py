@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from otel_intercept.errors import ConfigurationError
-from otel_intercept.instrumentation.verifiers import VerifiersInstrumentor
+from otel_intercept.instrumentation.verifiers import VerifiersInstrumentor, begin_worker
 from otel_intercept.instrumentation.verifiers.host import Host, Options
 from otel_intercept.instrumentation.verifiers.patches import Patches
 from otel_intercept.instrumentation.verifiers.versions import (
@@ -222,7 +222,7 @@ def test_a_spawned_worker_exports_however_it_ends(
     for name, value in (QUIET | {"OTEL_INTERCEPT_FILE": str(tmp_path / "f")}).items():
         monkeypatch.setenv(name, value)
 
-    process = kind(target=Worker(target, Options()))
+    process = kind(target=Worker(target, Options(), begin_worker))
     process.start()
     process.join(60)
 
@@ -235,7 +235,7 @@ def test_only_what_verifiers_spawns_is_a_worker(recorder: TelemetryRecorder) -> 
     """Other targets, and other ways to start a process, are left as they are."""
     host = Host(recorder.telemetry, Options())
     patches = Patches()
-    patch(patches, host)
+    patch(patches, host, begin_worker)
 
     class Theirs:
         __module__ = "verifiers.somewhere"
@@ -256,7 +256,7 @@ def test_only_what_verifiers_spawns_is_a_worker(recorder: TelemetryRecorder) -> 
     patches.undo()
     after = vars(SpawnProcess(target=theirs))["_target"]
 
-    ours = Worker(theirs, Options())
+    ours = Worker(theirs, Options(), begin_worker)
     assert targets == [ours, ours, worker_targets.ends, theirs, None]
     assert after is theirs
 

@@ -17,15 +17,15 @@ SERVER = load("utils.interception_utils")
 
 
 @pytest.fixture(autouse=True)
-def _redacted(
-    recorder: TelemetryRecorder, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    monkeypatch.setattr(SERVER, "KEEPALIVE_INTERVAL_SECONDS", KEEPALIVE_S)
+def _redacted(recorder: TelemetryRecorder) -> Iterator[None]:
+    settings, name = vars(SERVER), "KEEPALIVE_INTERVAL_SECONDS"
+    before, settings[name] = settings[name], KEEPALIVE_S
     VerifiersInstrumentor().instrument(
         telemetry=recorder.telemetry, redact_state=True, redact_responses=True
     )
     yield
     VerifiersInstrumentor().uninstrument()
+    settings[name] = before
 
 
 @pytest.mark.parametrize(

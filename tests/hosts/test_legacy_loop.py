@@ -85,7 +85,7 @@ CASES = [
     *pair("too_long", "clean_stop", "clean_stop", None, "stopped", "prompt_too_long"),
     *pair("401", "upstream_failed", "silent_empty", "upstream_auth", "failed", None),
     *[
-        case._replace(timeout_s=0.5)
+        case._replace(timeout_s=2.0)
         for case in pair(
             "hangs", "cancelled", "cancelled", None, "cancelled", "timeout_reached"
         )

@@ -1,7 +1,7 @@
 """Attach to PrimeIntellect verifiers, unmodified."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
@@ -18,6 +18,7 @@ from otel_intercept.instrumentation.verifiers.host import Host, Options
 from otel_intercept.instrumentation.verifiers.owned import OwnedTelemetry
 from otel_intercept.instrumentation.verifiers.patches import Patches
 from otel_intercept.rollout import Rollout
+from otel_intercept.shield import shielded
 from otel_intercept.telemetry import Telemetry
 
 __all__ = ["VerifiersInstrumentor"]
@@ -138,7 +139,7 @@ class _Applied:
             legacy.patch(self._patches, self._host)
         if support.v1:
             v1.patch(self._patches, self._host)
-        workers.patch(self._patches, self._host)
+        workers.patch(self._patches, self._host, begin_worker)
         contrib.patch(self._patches)
 
     def find(self, server: object, rollout_id: str) -> Rollout | None:
@@ -151,6 +152,36 @@ class _Applied:
         self._host.close_all()
         if self._owned is not None:
             self._owned.close()
+
+
+def begin_worker(options: Options) -> Callable[[], None]:
+    """Instrument a process that verifiers spawned, however it may be already.
+
+    Args:
+        options: Those of the process that spawned it.
+
+    Returns:
+        What ends it, and exports all there is. Neither raises.
+    """
+    instrumentor = VerifiersInstrumentor()
+
+    @shielded
+    def end() -> None:
+        if instrumentor.is_instrumented_by_opentelemetry:
+            instrumentor.uninstrument()
+
+    @shielded
+    def begin() -> None:
+        instrumentor.instrument(
+            redact_state=options.redact_state,
+            redact_responses=options.redact_responses,
+            skip_dep_check=True,
+        )
+
+    # Under opentelemetry-instrument it is at work already, without our options.
+    end()
+    begin()
+    return end
 
 
 def _own_words(problem: ConfigurationError) -> str:

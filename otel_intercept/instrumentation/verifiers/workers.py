@@ -7,20 +7,20 @@ end by SIGTERM. So their target is replaced by one that instruments before it.
 import multiprocessing.context
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, TypeAlias
 
 from otel_intercept.instrumentation.verifiers.host import Host, Options
 from otel_intercept.instrumentation.verifiers.patches import Patches
-from otel_intercept.shield import shielded
-
-if TYPE_CHECKING:
-    from otel_intercept.instrumentation.verifiers import VerifiersInstrumentor
 
 _HOST_PACKAGE: Final = "verifiers."
 _SPAWNED: Final = (
     multiprocessing.context.SpawnProcess,
     multiprocessing.context.ForkServerProcess,
 )
+
+
+Begin: TypeAlias = Callable[[Options], Callable[[], None]]
+"""Instruments a process, and returns what ends that; neither ever raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +34,31 @@ class Worker:
     Args:
         target: What the process is for. It must be picklable, as it had to be before.
         options: Those of the parent.
+        begin: Instruments the process it runs in. It must be picklable.
     """
 
     target: Callable[..., object]
     options: Options
+    begin: Begin
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """Run the target; what it returns or raises goes on unchanged."""
-        # Imported late: the instrumentor itself imports this module.
-        from otel_intercept.instrumentation.verifiers import VerifiersInstrumentor
-
-        instrumentor = VerifiersInstrumentor()
-        _start(instrumentor, self.options)
+        end = self.begin(self.options)
         try:
             return self.target(*args, **kwargs)
         finally:
-            _stop(instrumentor)
+            end()
 
 
-def patch(patches: Patches, host: Host) -> None:
+def patch(patches: Patches, host: Host, begin: Begin) -> None:
     """Have each process that verifiers spawns from now on instrument itself."""
+
+    def working(target: object) -> object:
+        module = getattr(target, "__module__", None)
+        theirs = isinstance(module, str) and module.startswith(_HOST_PACKAGE)
+        if not (theirs and callable(target)):
+            return target
+        return Worker(target, host.options, begin)
 
     def init(
         wrapped: Callable[..., object],
@@ -66,36 +71,8 @@ def patch(patches: Patches, host: Host) -> None:
         # BaseProcess(group=None, target=None, ...)
         if len(args) > 1:
             group, target, *others = args
-            return wrapped(group, _working(target, host.options), *others, **kwargs)
-        target = _working(kwargs.get("target"), host.options)
+            return wrapped(group, working(target), *others, **kwargs)
+        target = working(kwargs.get("target"))
         return wrapped(*args, **{**kwargs, "target": target})
 
     patches.wrap("multiprocessing.process", "BaseProcess.__init__", init)
-
-
-@shielded
-def _start(instrumentor: "VerifiersInstrumentor", options: Options) -> None:
-    # Under opentelemetry-instrument it is at work already, without our options.
-    _stop(instrumentor)
-    instrumentor.instrument(
-        redact_state=options.redact_state,
-        redact_responses=options.redact_responses,
-        skip_dep_check=True,
-    )
-
-
-@shielded
-def _stop(instrumentor: "VerifiersInstrumentor") -> None:
-    if instrumentor.is_instrumented_by_opentelemetry:
-        instrumentor.uninstrument()
-
-
-def _working(target: object, options: Options) -> object:
-    module = getattr(target, "__module__", None)
-    if not (
-        callable(target)
-        and isinstance(module, str)
-        and module.startswith(_HOST_PACKAGE)
-    ):
-        return target
-    return Worker(target, options)
