@@ -107,4 +107,5 @@ def _demo(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         path=arguments.file,
         stream_failure=arguments.stream_failure,
+        stack=arguments.stack,
     )

@@ -24,8 +24,8 @@ injected with what was exported. Needs no backend, no key and no network.
 
 Agents with the real OpenAI and Anthropic SDKs talk to the real
 InterceptionServer; the model behind it is scripted and fails on cue. Telemetry
-goes to a file, which is read back for the report. With
-OTEL_EXPORTER_OTLP_ENDPOINT set, it goes there as well.
+goes to a file, which is read back for the report, and drawn on a page beside it.
+With OTEL_EXPORTER_OTLP_ENDPOINT set, it goes there as well.
 
 Exit code: 0 if everything ended as injected, 1 if not, 2 if it cannot run.
 """
@@ -136,6 +136,12 @@ def _add_demo(commands: "argparse._SubParsersAction[Parser]") -> None:
         default="done",
         help="what the proxy ends a failed stream with: as if all were well (done, the "
         "default), or with an error frame, which SDKs raise on",
+    )
+    demo.add_argument(
+        "--stack",
+        action="store_true",
+        help="send to the stack that `make stack` runs here as well, or to where "
+        "OTEL_EXPORTER_OTLP_ENDPOINT says",
     )
 
 

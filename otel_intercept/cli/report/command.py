@@ -35,8 +35,8 @@ def report(path: Path, output: Path) -> int:
 
 def page_beside(path: Path) -> Path:
     """Return where the page of a file of spans goes if nobody says where."""
-    beside = path.with_suffix(".html")
-    return path.with_suffix(".report.html") if beside == path else beside
+    beside = path.parent / f"{path.stem}.html"
+    return path.parent / f"{path.stem}.report.html" if beside == path else beside
 
 
 def claim_page(output: Path) -> None:
