@@ -26,7 +26,7 @@ version_of = $(firstword $(subst -, ,$(1)))
 stack_of = $(lastword $(subst -, ,$(1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack stack-test test test-hosts check fmt build dashboards rules-test dashboards-test images clean
+.PHONY: help demo stack stack-test test test-hosts check fmt build dashboards rules-test dashboards-test report-test images clean
 .SECONDARY:
 .SECONDEXPANSION:
 
@@ -79,6 +79,10 @@ dashboards-test: $(VENV)/.dev $(RENDER) ## Query each panel for real, and check 
 	$(call NEEDS,prometheus,prometheus)
 	$(BIN)/python -m pytest -m engines tests/test_dashboards.py $(ARGS)
 
+report-test: $(VENV)/.dev ## Filter and open a report in a real browser, by keyboard
+	$(call NEEDS,chromium,chromium)
+	$(BIN)/python -m pytest -m engines tests/test_report_browser.py $(ARGS)
+
 images: $(VENV)/.dev $(RENDER) ## Draw the dashboards from real rollouts into docs/images
 	$(call NEEDS,prometheus,prometheus)
 	$(call NEEDS,chromium,chromium)
@@ -91,7 +95,7 @@ $(RENDER): dashboards/render/package-lock.json
 
 clean: ## Remove everything that was made here
 	rm -rf $(VENV) $(HOSTS) build dist .coverage .coverage.* .hypothesis .import_linter_cache
-	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache otel-intercept-demo.jsonl
+	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache otel-intercept-demo.*
 	rm -rf dashboards/render/node_modules
 	find dashboards deploy otel_intercept tests examples -name __pycache__ -prune -exec rm -rf {} +
 

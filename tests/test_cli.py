@@ -16,6 +16,7 @@ from otel_intercept.cli.output import console, invocation, printable, sentence_o
 
 ROOT = Path(__file__).parent.parent
 CANARY = "sk-canary-93b1e6"
+NAMES = ("demo", "explain", "report", "serve", "doctor")
 
 
 def program(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
@@ -44,7 +45,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("demo",), ("explain",), ("serve",), ("doctor",)]
+    "command",
+    [(), ("demo",), ("explain",), ("report",), ("serve",), ("doctor",)],
 )
 def test_help_teaches_the_tool(
     capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
@@ -70,7 +72,7 @@ def test_the_help_names_every_command_and_variable(
         main(["serve", "--help"])
     serve = capsys.readouterr().out
 
-    assert all(name in commands for name in ("demo", "explain", "serve", "doctor"))
+    assert all(name in commands for name in NAMES)
     assert "OTEL_INTERCEPT_UPSTREAM_KEY" in serve
     assert "OTEL_INTERCEPT_CONTROL_SECRET" in serve
 

@@ -5,14 +5,17 @@ import io
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 from rich.console import Console
 
+from deploy.stack.stack import Ports
 from otel_intercept.cli import main
 from otel_intercept.cli.demo.agents import AgentExit
 from otel_intercept.cli.demo.command import demo
@@ -22,8 +25,9 @@ from otel_intercept.cli.demo.plan import plan
 from otel_intercept.cli.demo.progress import Progress
 from otel_intercept.cli.demo.report import Findings, print_report
 from otel_intercept.cli.demo.scenario import Host
+from otel_intercept.cli.demo.stack import ENDPOINT, STACK_URLS, with_stack
 from otel_intercept.cli.demo.verdict import judge
-from otel_intercept.cli.output import console
+from otel_intercept.cli.output import Refused, console
 from otel_intercept.cli.story import RolloutStory, read_all
 from otel_intercept.cli.tree import span_tree
 from otel_intercept.errors import RolloutError, StreamInterrupted
@@ -308,6 +312,95 @@ def test_an_endpoint_gets_it_all_as_well(
     assert PLANTED.encode() not in collector.raw()
 
 
+def test_the_stack_gets_it_all_and_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With ``--stack`` spans arrive where the variable says, and the URLs are told."""
+    path = tmp_path / "spans.jsonl"
+    with HttpCollector() as collector:
+        code = demo(
+            rollouts=1,
+            seed=1,
+            path=path,
+            stream_failure="done",
+            stack=True,
+            environ={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url},
+        )
+        arrived = len(collector.spans())
+
+    told = capsys.readouterr().out
+    assert code == 0
+    assert arrived > 0
+    assert all(url in told for _, url in STACK_URLS)
+
+
+def test_the_stack_is_where_its_files_put_it() -> None:
+    """The demo sends to, and names, the ports on which the stack listens."""
+    ports = Ports()
+    numbers = [urlsplit(url).port for _, url in STACK_URLS]
+
+    assert with_stack({})[ENDPOINT] == f"http://127.0.0.1:{ports.otlp_http}"
+    assert with_stack({ENDPOINT: " "}) == with_stack({})
+    assert with_stack({ENDPOINT: "http://h:1"}) == {ENDPOINT: "http://h:1"}
+    assert numbers == [ports.jaeger_query, ports.prometheus, ports.alertmanager]
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_stack_that_is_down_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], protocol: str
+) -> None:
+    """Nothing is played or written when nothing listens, and no endpoint repeated."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    environ = {
+        ENDPOINT: f"http://127.0.0.1:{port}/sk-canary-2",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+    }
+
+    with pytest.raises(Refused):
+        demo(
+            rollouts=1,
+            seed=1,
+            path=tmp_path / "spans.jsonl",
+            stream_failure="done",
+            stack=True,
+            environ=environ,
+        )
+
+    printed = capsys.readouterr()
+    assert "nothing listens" in printed.err
+    assert "make stack" in printed.err
+    assert printed.err.count("\n") == 1
+    assert "canary" not in printed.out + printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_of_somebody_else_stops_the_demo_before_it_starts(
+    ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither that page nor the earlier file beside it is touched."""
+    path, page = tmp_path / "spans.jsonl", tmp_path / "spans.html"
+    path.write_bytes(ran.path.read_bytes())
+    page.write_text("notes", encoding="utf-8")
+
+    code = main(["demo", "--file", str(path)])
+
+    assert code == 2
+    assert "exists and is not a report" in capsys.readouterr().err
+    assert page.read_text(encoding="utf-8") == "notes"
+    assert path.read_bytes() == ran.path.read_bytes()
+
+
+def test_the_demo_writes_a_page_without_the_planted_secret(ran: Ran) -> None:
+    """The page beside the file has every rollout, is named, and holds no secret."""
+    page = ran.path.with_suffix(".html")
+    content = page.read_text(encoding="utf-8")
+
+    assert str(page) in ran.printed
+    assert all(f">{story.rollout_id}<" in content for story in ran.stories)
+    assert PLANTED not in content
+
+
 def test_an_endpoint_that_refuses_does_not_spoil_the_demo(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -493,7 +586,7 @@ def test_a_secret_in_the_file_is_a_difference(ran: Ran) -> None:
     print_report(console(target), findings)
 
     assert not findings.good
-    assert "The file has it 1 times" in target.getvalue()
+    assert "have it 1 times" in " ".join(target.getvalue().split())
     assert "DIFFERENT" in target.getvalue()
 
 

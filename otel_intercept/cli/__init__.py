@@ -1,4 +1,4 @@
-"""The terminal program ``otel-intercept``: demo, explain, serve and doctor."""
+"""The terminal program ``otel-intercept``: demo, explain, report, serve and doctor."""
 
 import argparse
 import importlib.util
@@ -67,6 +67,10 @@ def _run(arguments: argparse.Namespace) -> int:
             from otel_intercept.cli.explain import explain
 
             return explain(arguments.rollout_id, arguments.file, as_json=arguments.json)
+        case "report":
+            from otel_intercept.cli.report.command import report
+
+            return report(arguments.file, arguments.output)
         case "doctor":
             from otel_intercept.cli.doctor.arguments import options_of
             from otel_intercept.cli.doctor.command import doctor
@@ -103,4 +107,5 @@ def _demo(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         path=arguments.file,
         stream_failure=arguments.stream_failure,
+        stack=arguments.stack,
     )

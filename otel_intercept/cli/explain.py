@@ -4,14 +4,8 @@ import json
 from pathlib import Path
 from typing import Final
 
-from otel_intercept.cli.output import (
-    EXIT_OK,
-    console,
-    own_words,
-    printable,
-    refuse,
-    sentence_of,
-)
+from otel_intercept.cli.output import EXIT_OK, console, refuse
+from otel_intercept.cli.reading import read
 from otel_intercept.cli.story import (
     ExchangeStory,
     Found,
@@ -20,7 +14,6 @@ from otel_intercept.cli.story import (
     find,
 )
 from otel_intercept.cli.timeline import timeline
-from otel_intercept.errors import ConfigurationError
 from otel_intercept.sdk import EventLine, SpanLine
 
 _NS: Final = 1e-9
@@ -38,7 +31,7 @@ def explain(rollout_id: str, path: Path, *, as_json: bool) -> int:
     Raises:
         Refused: The file cannot be read, or does not have the rollout.
     """
-    found = _find(path, rollout_id)
+    found = read(path, lambda file: find(file, rollout_id))
     if not found.stories:
         refuse(_unknown(found))
     story = found.stories[-1]
@@ -53,18 +46,6 @@ def explain(rollout_id: str, path: Path, *, as_json: bool) -> int:
         )
     out.print(timeline(story))
     return EXIT_OK
-
-
-def _find(path: Path, rollout_id: str) -> Found:
-    shown = printable(str(path))
-    try:
-        path.open("rb").close()
-    except OSError as exc:
-        refuse(f"cannot read {shown}: {sentence_of(exc)}")
-    try:
-        return find(path, rollout_id)
-    except ConfigurationError as mistake:
-        refuse(f"cannot use {shown}: {own_words(mistake)}")
 
 
 def _unknown(found: Found) -> str:

@@ -24,8 +24,8 @@ injected with what was exported. Needs no backend, no key and no network.
 
 Agents with the real OpenAI and Anthropic SDKs talk to the real
 InterceptionServer; the model behind it is scripted and fails on cue. Telemetry
-goes to a file, which is read back for the report. With
-OTEL_EXPORTER_OTLP_ENDPOINT set, it goes there as well.
+goes to a file, which is read back for the report, and drawn on a page beside it.
+With OTEL_EXPORTER_OTLP_ENDPOINT set, it goes there as well.
 
 Exit code: 0 if everything ended as injected, 1 if not, 2 if it cannot run.
 """
@@ -35,6 +35,13 @@ each waited for and how it ended, the first failure and those after it.
 
 Such files are written by `demo`, by `serve --file`, by OTEL_INTERCEPT_FILE, and
 by the file exporter of a collector.
+"""
+_REPORT: Final = """\
+Write the rollouts of an OTLP JSON-lines file as one HTML page: how they ended,
+what failed, and a waterfall of each, to be filtered and read without a network.
+
+Of files with more than 2,000 rollouts or 20,000 spans a part is drawn, and the
+page says which; everything is counted.
 """
 _SERVE: Final = """\
 Relay model calls to an upstream and observe them: one trace per rollout.
@@ -94,6 +101,7 @@ def make_parser() -> Parser:
     )
     _add_demo(commands)
     _add_explain(commands)
+    _add_report(commands)
     _add_serve(commands)
     _add_doctor(commands)
     return parser
@@ -129,6 +137,12 @@ def _add_demo(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="what the proxy ends a failed stream with: as if all were well (done, the "
         "default), or with an error frame, which SDKs raise on",
     )
+    demo.add_argument(
+        "--stack",
+        action="store_true",
+        help="send to the stack that `make stack` runs here as well, or to where "
+        "OTEL_EXPORTER_OTLP_ENDPOINT says",
+    )
 
 
 def _add_explain(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -143,6 +157,26 @@ def _add_explain(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     explain.add_argument(
         "--json", action="store_true", help="print JSON, for other programs"
+    )
+
+
+def _add_report(commands: "argparse._SubParsersAction[Parser]") -> None:
+    report = _command(commands, "report", "write rollouts as one page", _REPORT)
+    report.add_argument(
+        "--file",
+        type=Path,
+        default=DEMO_FILE,
+        metavar="PATH",
+        help=f"the file to read (default: ./{DEMO_FILE})",
+    )
+    report.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        metavar="PATH",
+        help="the page to write; an earlier report is replaced (default: "
+        "./report.html)",
     )
 
 

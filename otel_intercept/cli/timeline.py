@@ -26,9 +26,9 @@ from otel_intercept.semconv import ExchangeOutcome, RolloutOutcome
 
 _NS: Final = 1e-9
 _MS_NS: Final = 1_000_000
-_BAD: Final = "bold red"
-_GOOD: Final = "green"
-_QUIET: Final = "yellow"
+BAD: Final = "bold red"
+GOOD: Final = "green"
+QUIET: Final = "yellow"
 _DIM: Final = "dim"
 
 
@@ -79,10 +79,10 @@ def seconds(duration_ns: int) -> str:
 def outcome_style(outcome: str | None) -> str:
     """Return the style of an exchange's or a rollout's outcome."""
     if outcome in {ExchangeOutcome.OK, RolloutOutcome.COMPLETED}:
-        return _GOOD
+        return GOOD
     if outcome == RolloutOutcome.FAILED or _is_error(outcome):
-        return _BAD
-    return _QUIET
+        return BAD
+    return QUIET
 
 
 def _is_error(outcome: str | None) -> bool:
@@ -99,8 +99,8 @@ def _head(story: RolloutStory) -> Text:
     text.append(printable(outcome or "not ended"), style=outcome_style(outcome))
     if story.root is not None:
         text.append(f" after {seconds(story.root.end_ns - story.root.start_ns)}")
-    text.append(f", {_count(len(story.exchanges), 'exchange')}")
-    text.append(f", {_count(len(story.failures), 'failure')}")
+    text.append(f", {count(len(story.exchanges), 'exchange')}")
+    text.append(f", {count(len(story.failures), 'failure')}")
     text.append(f"\ntrace {printable(story.trace_id)}", style=_DIM)
     if story.service_name is not None:
         text.append(f", service {printable(story.service_name)}", style=_DIM)
@@ -123,8 +123,8 @@ def _lines(story: RolloutStory) -> Iterator[Line]:
 def _end(story: RolloutStory) -> Line:
     root = story.root
     if root is None:
-        text = Text("no end: ", style=_QUIET)
-        text.append("still running, or killed. ", style=_QUIET)
+        text = Text("no end: ", style=QUIET)
+        text.append("still running, or killed. ", style=QUIET)
         text.append("The file has no root span of this rollout.", style=_DIM)
         return Line(None, 0, text)
     outcome = story.outcome or ""
@@ -138,13 +138,13 @@ def _end(story: RolloutStory) -> Line:
 
 def _exchange(item: ExchangeStory, first: EventLine | None) -> Iterator[Line]:
     span = item.span
-    yield Line(span.start_ns, 0, _request(span))
+    yield Line(span.start_ns, 0, request_text(span))
     lines = [line for wait in item.waits for line in _wait(wait)]
     if item.failure is not None:
         lines += _failure(item.failure, first)
     # Details have no time of their own: they stay behind the line they belong to.
     yield from _in_order(lines)
-    facts = _stream_facts(span)
+    facts = stream_text(span)
     if facts is not None:
         yield Line(None, 1, facts)
     yield Line(span.end_ns, 1, _outcome(span))
@@ -162,7 +162,8 @@ def _in_order(lines: list[Line]) -> Iterator[Line]:
         yield from block
 
 
-def _request(span: SpanLine) -> Text:
+def request_text(span: SpanLine) -> Text:
+    """Return which exchange it is and what was asked for, all of it printable."""
     attributes = span.attributes
     index = number_of(attributes, semconv.EXCHANGE_INDEX)
     text = Text("exchange", style="bold")
@@ -189,7 +190,7 @@ def _wait(wait: SpanLine) -> Iterator[Line]:
     error_type = text_of(attributes, semconv.ERROR_TYPE)
     if error_type is not None:
         text.append(" and failed: ")
-        text.append(printable(error_type), style=_BAD)
+        text.append(printable(error_type), style=BAD)
     tokens = [
         number_of(attributes, semconv.GEN_AI_USAGE_INPUT_TOKENS),
         number_of(attributes, semconv.GEN_AI_USAGE_OUTPUT_TOKENS),
@@ -204,13 +205,19 @@ def _failure(event: EventLine, first: EventLine | None) -> Iterator[Line]:
     attributes = event.attributes
     error_type = printable(text_of(attributes, semconv.ERROR_TYPE) or "unknown")
     text = Text()
-    text.append("FIRST FAILURE " if event is first else "failure ", style=_BAD)
-    text.append(error_type, style=_BAD)
+    text.append("FIRST FAILURE " if event is first else "failure ", style=BAD)
+    text.append(error_type, style=BAD)
     yield Line(event.at_ns, 1, text)
+    for told in failure_facts(event):
+        yield Line(None, 2, Text(told, style=_DIM))
+
+
+def failure_facts(event: EventLine) -> Iterator[str]:
+    """Yield what a failure event says besides its error type, in printable lines."""
     for facts in _FACTS:
-        told = ", ".join(_told(attributes, facts))
+        told = ", ".join(_told(event.attributes, facts))
         if told:
-            yield Line(None, 2, Text(told, style=_DIM))
+            yield told
 
 
 def _told(
@@ -226,12 +233,13 @@ def _told(
             yield printable(f"{label} {value}")
 
 
-def _stream_facts(span: SpanLine) -> Text | None:
+def stream_text(span: SpanLine) -> Text | None:
+    """Return what the agent got of a stream, or None if there was none."""
     attributes = span.attributes
     chunks = number_of(attributes, semconv.STREAM_CHUNKS)
     if chunks is None:
         return None
-    words = [_count(int(chunks), "chunk")]
+    words = [count(int(chunks), "chunk")]
     first = number_of(attributes, semconv.STREAM_TIME_TO_FIRST_CHUNK_S)
     if first is not None:
         words.append(f"first after {first:.3f} s")
@@ -243,7 +251,7 @@ def _stream_facts(span: SpanLine) -> Text | None:
         words.append(f"{size:.0f} bytes")
     keepalives = number_of(attributes, semconv.STREAM_KEEPALIVES)
     if keepalives:
-        words.append(_count(int(keepalives), "keepalive"))
+        words.append(count(int(keepalives), "keepalive"))
     return Text(", ".join(words))
 
 
@@ -271,5 +279,6 @@ def _late(span: SpanLine, first: EventLine | None) -> Iterator[Line]:
     yield from (line._replace(depth=1) for line in lines[1:])
 
 
-def _count(number: int, what: str) -> str:
+def count(number: int, what: str) -> str:
+    """Return a number and its noun, in the plural if need be."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -15,6 +15,7 @@ from otel_intercept.cli.demo.plan import Planned, plan
 from otel_intercept.cli.demo.progress import Progress
 from otel_intercept.cli.demo.report import Findings, print_intro, print_report
 from otel_intercept.cli.demo.run import Show, new_secret, run
+from otel_intercept.cli.demo.stack import ENDPOINT, require_stack, with_stack
 from otel_intercept.cli.demo.verdict import judge
 from otel_intercept.cli.export_file import claim
 from otel_intercept.cli.output import (
@@ -23,13 +24,13 @@ from otel_intercept.cli.output import (
     console,
     printable,
 )
+from otel_intercept.cli.report.command import claim_page, page_beside, write_page
 from otel_intercept.cli.story import read_all
 from otel_intercept.sdk import configure
 from otel_intercept.sdk.environment import read_environment
 from otel_intercept.server import StreamFailure
 
 _SERVICE_NAME: Final = "otel-intercept-demo"
-_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _TRACES_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 _METRICS_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
 _EXPORT_TIMEOUT_S: Final = "2"
@@ -51,6 +52,7 @@ def demo(
     seed: int,
     path: Path,
     stream_failure: StreamFailure,
+    stack: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> int:
     """Run the demo; return 0 if everything ended as injected, else 1.
@@ -60,19 +62,27 @@ def demo(
         seed: Decides their order and choice.
         path: The file to export to.
         stream_failure: How the InterceptionServer ends a stream that failed.
+        stack: Whether to send to the stack on this machine as well, which must be up.
         environ: The environment variables.
 
     Raises:
-        Refused: The file cannot be used.
+        Refused: The file or the page beside it cannot be used, or nothing listens
+            where the stack should.
         ConfigurationError: A variable has a bad value.
     """
     started = time.monotonic()
     out = console()
     planned = plan(rollouts, seed=seed, stream_failure=stream_failure)
-    variables = _environment(environ, path)
+    variables = _environment(with_stack(environ) if stack else environ, path)
     sent = "otlp" in {variables["OTEL_METRICS_EXPORTER"], *_words(variables)}
     # A mistake in them is told before anything is overwritten or printed.
     read_environment(variables)
+    if stack:
+        require_stack(variables)
+    page = page_beside(path)
+    # Both are looked at before either is touched.
+    claim(path, mark=SCRIPTED)
+    claim_page(page)
     replaced = claim(path, mark=SCRIPTED, empty=True)
     print_intro(out, rollouts=len(planned), seed=seed, sent=sent)
     if replaced:
@@ -81,6 +91,8 @@ def demo(
     with configure(variables, service_name=_SERVICE_NAME) as telemetry:
         show = _play(out, telemetry, planned, stream_failure, planted)
     stories = read_all(path)
+    write_page(page, stories)
+    exported = path.read_bytes() + page.read_bytes()
     findings = Findings(
         played=show.played,
         stories=stories,
@@ -89,8 +101,9 @@ def demo(
         path=path,
         sent=sent,
         secrets_sent=show.secrets_sent,
-        secrets_found=path.read_bytes().count(planted.encode()),
+        secrets_found=exported.count(planted.encode()),
         duration_s=time.monotonic() - started,
+        stack=stack,
     )
     print_report(out, findings)
     return EXIT_OK if findings.good else EXIT_DIFFERS
@@ -119,7 +132,7 @@ def _environment(environ: Mapping[str, str], path: Path) -> dict[str, str]:
     variables = {
         name: value for name, value in environ.items() if name not in _OVERRULED
     }
-    general = bool(variables.get(_ENDPOINT))
+    general = bool(variables.get(ENDPOINT))
     traces = general or bool(variables.get(_TRACES_ENDPOINT))
     metrics = general or bool(variables.get(_METRICS_ENDPOINT))
     variables.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", _EXPORT_TIMEOUT_S)

@@ -13,9 +13,11 @@ from rich.text import Text
 from otel_intercept import semconv
 from otel_intercept.cli.demo.loop import Played
 from otel_intercept.cli.demo.scenario import Host
+from otel_intercept.cli.demo.stack import STACK_URLS
 from otel_intercept.cli.demo.verdict import Count, Verdict
 from otel_intercept.cli.output import PROGRAM, invocation, printable
 from otel_intercept.cli.parser import DEMO_FILE
+from otel_intercept.cli.report.command import page_beside
 from otel_intercept.cli.story import RolloutStory, text_of
 from otel_intercept.cli.timeline import outcome_style
 from otel_intercept.cli.tree import span_tree
@@ -41,6 +43,7 @@ class Findings(NamedTuple):
         secrets_sent: How many error texts held the planted secret.
         secrets_found: How often it is in the file.
         duration_s: How long it all took.
+        stack: Whether it was sent to the stack on this machine.
     """
 
     played: Sequence[Played]
@@ -52,6 +55,7 @@ class Findings(NamedTuple):
     secrets_sent: int
     secrets_found: int
     duration_s: float
+    stack: bool = False
 
     @property
     def good(self) -> bool:
@@ -157,7 +161,7 @@ def _print_why(out: Console, findings: Findings) -> None:
     points.add_row(
         "-",
         f"A planted key stood in {findings.secrets_sent} error texts of the upstream. "
-        f"The file has it {found} times.",
+        f"The file and its page have it {found} times.",
         style=_BAD if found else "",
     )
     balance = findings.balance
@@ -175,7 +179,8 @@ def _print_next(out: Console, findings: Findings) -> None:
     path = printable(str(findings.path))
     story = _example(findings.stories)
     program = invocation(sys.argv[0])
-    steps = [("file", f"{path} (OTLP JSON lines)")]
+    page = printable(str(page_beside(findings.path)))
+    steps = [("file", f"{path} (OTLP JSON lines)"), ("page", f"{page} (any browser)")]
     if story is not None:
         file = "" if findings.path == DEMO_FILE else f" --file {shlex.quote(path)}"
         steps.append(("rollout", f"{program} explain {story.rollout_id}{file}"))
@@ -190,6 +195,8 @@ def _print_next(out: Console, findings: Findings) -> None:
         steps.append(("backend", "your OTLP endpoint did not take all of it"))
     else:
         steps.append(("backend", "your OTLP endpoint took all of it"))
+    if findings.stack:
+        steps += STACK_URLS
     _head(out, "Look further")
     for label, text in steps:
         # Not wrapped here, so that commands can be copied.
