@@ -135,7 +135,7 @@ async def test_a_repeated_answer_is_redacted_too(
     assert leaks == [not redact, not redact and not is_old()]
 
 
-@pytest.mark.skipif(is_old(), reason="streams are relayed as they come")
+@pytest.mark.skipif(is_old(), reason="not before 0.4: it relays streams as they come")
 @pytest.mark.parametrize("redact", [False, True])
 async def test_an_error_frame_of_theirs_becomes_ours(
     recorder: TelemetryRecorder, redact: bool, monkeypatch: pytest.MonkeyPatch

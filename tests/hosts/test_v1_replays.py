@@ -20,8 +20,10 @@ from tests.hosts.v1_upstream import SECRET
 load("interception.server")
 
 OLD = is_old()
-NEW_ONLY = pytest.mark.skipif(OLD, reason="streams are relayed as they come")
-OLD_ONLY = pytest.mark.skipif(not OLD, reason="streams are served whole")
+NEW_ONLY = pytest.mark.skipif(
+    OLD, reason="not before 0.4: it relays streams as they come"
+)
+OLD_ONLY = pytest.mark.skipif(not OLD, reason="not since 0.4: it serves streams whole")
 
 
 @pytest.fixture(autouse=True)
