@@ -67,10 +67,11 @@ def stage(folder: Path, rules: str) -> Path:
 
 
 def files_for(title: str) -> list[str]:
-    """Return the test files that can notice a change of a rule."""
-    name = title.split("/")[0]
+    """Return the test files that can notice a change of a rule, likely ones first."""
+    name, _, slug = title.partition("/")
     own = [path.name for path in RULE_TESTS if name in path.read_text("utf-8")]
-    return own or [*FALLBACK]
+    likely = slug.rpartition("-")[2]
+    return sorted(own, key=lambda file: likely not in file) or [*FALLBACK]
 
 
 def with_mutant(mutant: Mutant) -> str:
