@@ -75,7 +75,10 @@ class Page:
     async def value(self, script: str) -> object:
         """Return the value of an expression in the page, or of its promise."""
         told = await self.call(
-            "Runtime.evaluate", expression=script, returnByValue=True
+            "Runtime.evaluate",
+            expression=script,
+            returnByValue=True,
+            awaitPromise=True,
         )
         result = told["result"]
         assert isinstance(result, dict)
