@@ -24,7 +24,7 @@ injected with what was exported. Needs no backend, no key and no network.
 
 Agents with the real OpenAI and Anthropic SDKs talk to the real
 InterceptionServer; the model behind it is scripted and fails on cue. Telemetry
-goes to a file, which is read back for the report, and drawn on a page beside it.
+goes to a file, which is read back for the report and drawn on a page beside it.
 With OTEL_EXPORTER_OTLP_ENDPOINT set, it goes there as well.
 
 Exit code: 0 if everything ended as injected, 1 if not, 2 if it cannot run.
