@@ -1,6 +1,5 @@
 """Observe the interception server of the v1 stack, through its own methods."""
 
-from collections.abc import Awaitable
 from types import ModuleType
 from typing import Final
 
@@ -9,6 +8,14 @@ from aiohttp import web
 from otel_intercept.current import current_exchange
 from otel_intercept.dialect import dialect_of
 from otel_intercept.exchange import Exchange
+from otel_intercept.instrumentation.verifiers.calls import (
+    Args,
+    Call,
+    Kwargs,
+    argument,
+    response_of,
+    result_of,
+)
 from otel_intercept.instrumentation.verifiers.host import Host
 from otel_intercept.instrumentation.verifiers.patches import Patches
 from otel_intercept.instrumentation.verifiers.v1_redaction import Redaction
@@ -17,13 +24,9 @@ from otel_intercept.instrumentation.verifiers.v1_rollouts import (
     note_stop,
 )
 from otel_intercept.instrumentation.verifiers.v1_shapes import (
-    Args,
-    Call,
-    Kwargs,
-    argument,
+    facts_of,
     is_hook_error,
     is_provider_error,
-    response_of,
     secret_of,
     session_of,
 )
@@ -107,7 +110,7 @@ class _Hooks:
             serving = self._host.served(server).serving
             serving.shutting_down = True
             try:
-                return await _result_of(wrapped, args, kwargs)
+                return await result_of(wrapped, args, kwargs)
             finally:
                 serving.shutting_down = False
                 self._rollouts.stopped(server)
@@ -184,7 +187,7 @@ class _Hooks:
 
         async def handler(_request: web.Request) -> web.StreamResponse:
             note_stop(found, session)
-            response = await _answer_of(wrapped, args, kwargs)
+            response = await response_of(wrapped, args, kwargs)
             note_stop(found, session)
             exchange = current_exchange()
             if replays and exchange is not None:
@@ -216,7 +219,7 @@ def _replay_response(
 def _report_call(exchange: Exchange, args: Args, kwargs: Kwargs) -> None:
     body = argument(args, kwargs, 2, "request")
     started = argument(args, kwargs, 3, "started")
-    response = response_of(kwargs.get("finish_reason"), kwargs.get("usage"))
+    response = facts_of(kwargs.get("finish_reason"), kwargs.get("usage"))
     error = kwargs.get("error")
     if isinstance(body, dict):
         exchange.describe_request(body)
@@ -256,15 +259,3 @@ def _tell_replay(exchange: Exchange, status: int) -> None:
     called = exchange.called_upstream or exchange.failure is not None
     if not called and answer_of(status) is not Answer.REFUSING:
         exchange.replays()
-
-
-async def _answer_of(wrapped: Call, args: Args, kwargs: Kwargs) -> web.StreamResponse:
-    response = await _result_of(wrapped, args, kwargs)
-    if not isinstance(response, web.StreamResponse):
-        raise TypeError("a handler must return a response")
-    return response
-
-
-async def _result_of(wrapped: Call, args: Args, kwargs: Kwargs) -> object:
-    result = wrapped(*args, **kwargs)
-    return await result if isinstance(result, Awaitable) else result

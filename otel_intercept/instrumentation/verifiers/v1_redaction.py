@@ -6,12 +6,14 @@ from otel_intercept import failure as failures
 from otel_intercept.current import current_exchange
 from otel_intercept.dialect import error_message
 from otel_intercept.errors import InterceptionError
-from otel_intercept.instrumentation.verifiers.host import Host
-from otel_intercept.instrumentation.verifiers.v1_shapes import (
+from otel_intercept.instrumentation.verifiers.calls import (
     Args,
     Call,
     Kwargs,
     argument,
+)
+from otel_intercept.instrumentation.verifiers.host import Host
+from otel_intercept.instrumentation.verifiers.v1_shapes import (
     errors_of,
     is_hook_error,
 )

@@ -1,22 +1,13 @@
 """Read the objects of the v1 stack, whichever release they are from; nothing raises."""
 
-from collections.abc import Callable, Mapping
-from typing import Final, Protocol, TypeAlias
-
-Call: TypeAlias = Callable[..., object]
-Args: TypeAlias = tuple[object, ...]
-Kwargs: TypeAlias = Mapping[str, object]
+from collections.abc import Mapping
+from typing import Final, Protocol
 
 _ERRORS: Final = "verifiers.v1.errors"
 
 
 class _HasSecret(Protocol):
     def __call__(self, headers: Mapping[str, str]) -> object: ...
-
-
-def argument(args: Args, kwargs: Kwargs, index: int, name: str) -> object:
-    """Return an argument of a call, given by place or by name; None without it."""
-    return args[index] if index < len(args) else kwargs.get(name)
 
 
 def secret_of(dialect: object, headers: Mapping[str, str]) -> str:
@@ -66,7 +57,7 @@ def is_hook_error(error: BaseException) -> bool:
     return _is_a(error, "RolloutError") and not is_provider_error(error)
 
 
-def response_of(finish_reason: object, usage: object) -> dict[str, object]:
+def facts_of(finish_reason: object, usage: object) -> dict[str, object]:
     """Return finish reason and usage as a response body of OpenAI would have them.
 
     verifiers leaves cache reads out of ``prompt_tokens``; ``input_tokens`` has them.
