@@ -21,7 +21,7 @@ import httpx
 import openai
 from aiohttp import web
 
-from otel_intercept.instrumentation.verifiers import v1
+from otel_intercept.instrumentation.verifiers import contrib, v1
 from otel_intercept.instrumentation.verifiers.host import Host, Options
 from otel_intercept.instrumentation.verifiers.patches import Patches
 from otel_intercept.testing import TelemetryRecorder
@@ -59,6 +59,7 @@ class Observer:
         self.host = Host(recorder.telemetry, options or Options())
         self.patches = Patches()
         v1.patch(self.patches, self.host)
+        contrib.patch(self.patches)
 
     def undo(self) -> None:
         """Take the hooks off."""

@@ -8,6 +8,7 @@ from aiohttp import web
 from otel_intercept.current import current_exchange
 from otel_intercept.dialect import dialect_of
 from otel_intercept.exchange import Exchange
+from otel_intercept.instrumentation.verifiers import contrib
 from otel_intercept.instrumentation.verifiers.calls import (
     Args,
     Call,
@@ -43,6 +44,7 @@ _DIALECTS: Final = (
     ("verifiers.v1.dialects.anthropic", "AnthropicDialect.error_body"),
 )
 _NS_PER_S: Final = 1_000_000_000
+_SIDE_ROUTES: Final = frozenset({"/state", "/task", "/tool", "/v1/models"})
 
 
 def patch(patches: Patches, host: Host) -> None:
@@ -52,6 +54,7 @@ def patch(patches: Patches, host: Host) -> None:
     """
     hooks = _Hooks(host)
     methods = {
+        "start": _start,
         "register": hooks.register,
         "unregister": hooks.unregister,
         "stop": hooks.stop,
@@ -195,6 +198,19 @@ class _Hooks:
             return response
 
         return serve_unchanged(served.serving, request, handler, rollout)
+
+
+def _start(wrapped: Call, _server: object, args: Args, kwargs: Kwargs) -> object:
+    async def start() -> object:
+        with contrib.starting(_is_observed):
+            return await result_of(wrapped, args, kwargs)
+
+    return start()
+
+
+def _is_observed(request: web.Request) -> bool:
+    resource = request.match_info.route.resource
+    return resource is not None and resource.canonical not in _SIDE_ROUTES
 
 
 def _buffered_stream(
