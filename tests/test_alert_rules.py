@@ -112,7 +112,7 @@ def grafana_as_prometheus() -> str:
         }
         for rule in group["rules"]
     ]
-    alerts = {"name": "alerts", "rules": rules}
+    alerts = {"name": "otel_intercept.alerts", "rules": rules}
     return yaml.safe_dump({"groups": [recorded, alerts]})
 
 
