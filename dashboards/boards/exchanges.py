@@ -237,6 +237,20 @@ EXCHANGES_AND_STREAMS: Final = Board(
                     MAX_GAP,
                     semconv.EXCHANGE_DIALECT,
                 ),
+                Panel(
+                    "Keepalives by dialect",
+                    "Comments that were written while the upstream was silent, when"
+                    " their stream has ended. They keep agents waiting: many of them"
+                    " with few chunks is an upstream that hangs.",
+                    "cps",
+                    (
+                        Query(
+                            rate(semconv.KEEPALIVES, [semconv.EXCHANGE_DIALECT]),
+                            legend(semconv.EXCHANGE_DIALECT),
+                        ),
+                    ),
+                    width=24,
+                ),
             ),
         ),
     ),

@@ -167,11 +167,25 @@ ROLLOUT_HEALTH: Final = Board(
                     ),
                 ),
                 Panel(
+                    "Oldest open rollout",
+                    "For how long the oldest rollout of each instance is open. A line"
+                    " that only rises, beyond the duration of others, is a rollout that"
+                    " hangs, or that nobody closes: find it by rollout.started.",
+                    "s",
+                    (
+                        Query(
+                            series(names_of(semconv.ROLLOUTS_OLDEST).sample, *SCOPE),
+                            f"{{{{{INSTANCE}}}}}",
+                        ),
+                    ),
+                ),
+                Panel(
                     "Duration of rollouts",
                     "From open to close. Rollouts that become longer and fail at a"
                     " round number of minutes run into somebody's time limit.",
                     "s",
                     quantiles(semconv.ROLLOUT_DURATION, shares=(0.5, 0.95)),
+                    width=24,
                 ),
             ),
         ),
@@ -192,6 +206,7 @@ ROLLOUT_HEALTH: Final = Board(
                     ),
                     width=24,
                     stacked=True,
+                    exemplars=True,
                 ),
                 Panel(
                     "Failures by phase",
