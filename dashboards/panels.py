@@ -25,6 +25,7 @@ DIALECT: Final = label_of(semconv.EXCHANGE_DIALECT)
 ERROR_TYPE: Final = label_of(semconv.ERROR_TYPE)
 OF_MODEL: Final = f'{MODEL}=~"$model"'
 OF_ERROR: Final = f'{ERROR_TYPE}=~"$error_type"'
+FAILED_WAIT: Final = f'{ERROR_TYPE}!=""'
 RATE: Final = "$__rate_interval"
 RANGE: Final = "$__range"
 _WIDTH: Final = 24
