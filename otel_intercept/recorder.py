@@ -7,7 +7,7 @@ takes the counters in the order that keeps the balance true while they move.
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from otel_intercept import semconv
 from otel_intercept.failure import Failure
@@ -20,6 +20,9 @@ from otel_intercept.record import (
     RolloutStarted,
 )
 from otel_intercept.semconv import ExchangeOutcome
+
+if TYPE_CHECKING:
+    from otel_intercept.exchange import Exchange
 
 CounterKey: TypeAlias = tuple[str, tuple[str | bool, ...]]
 """An instrument's name and its label values, in the order of ``Instrument.labels``."""
@@ -128,13 +131,27 @@ class Recorder:
         """Rollouts started and not ended, sampled or not, dropped or not."""
         return self._open_rollouts
 
+    @property
+    def has_spans(self) -> bool:
+        """Whether records become spans."""
+        return self._spans
+
+    def reopen(self) -> None:
+        """Count a rollout as open whose start was put into another recorder."""
+        self._open_rollouts += 1
+        self._most_open_rollouts = max(self._most_open_rollouts, self._open_rollouts)
+
+    def forget(self) -> None:
+        """Count a rollout as open no more whose end is not put, since it was lost."""
+        self._open_rollouts -= 1
+
     def has_span(self, record: Record) -> bool:
         """Tell whether the record becomes a span, and so counts in the balance."""
         if isinstance(record, ExchangeRejected):
             return False
         return self._spans and record.rollout.sampled
 
-    def begin(self, sampled: bool) -> None:  # noqa: FBT001 - the hot path is positional
+    def begin(self, sampled: bool, _exchange: "Exchange | None" = None) -> None:  # noqa: FBT001 - the hot path is positional
         """Count a record that has begun and will be put when it ends.
 
         Args:
