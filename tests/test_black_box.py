@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("seed", range(KILLS))
 async def test_a_killed_server_leaves_whole_traces(seed: int) -> None:
-    """Whatever a server was doing when it was killed, each rollout has its ended root."""
+    """Wherever a server was killed, each rollout has its root, and it has ended."""
     seconds = random.Random(seed).uniform(0.02, 1.0)  # noqa: S311 - a point in time
     with (
         HttpCollector() as collector,

@@ -66,6 +66,8 @@ class Channel:
         self._life = 0
         self._sent = 0
         self._settled = _NOTHING
+        self._unsendable = 0
+        self._unsendable_settled = 0
         self._tally_before: dict[CounterKey, int] = {}
         self._tally_told: dict[CounterKey, int] = {}
         self._totals: Totals | None = None
@@ -126,23 +128,17 @@ class Channel:
             self._told_keys = ()
             self._work.start_again()
 
-    def disconnect(self, timeout_s: float = -1.0) -> int:
-        """Give up the helper; return how many records were lost with it.
-
-        Args:
-            timeout_s: Seconds to wait for the lock; for ever when negative.
-        """
-        if not self._way.acquire(timeout=timeout_s):
-            return 0
-        try:
+    def disconnect(self) -> int:
+        """Give up the helper; return how many records were lost with it."""
+        with self._way:
             self._outlet = None
             self.congested = True
-            lost = max(self._sent - sum(self._settled[:3]), 0)
-            self._recorder.settle(failed=lost)
-            self._sent, self._settled = 0, _NOTHING
-            return lost
-        finally:
-            self._way.release()
+            sent, self._sent = self._sent, 0
+        lost = max(sent - sum(self._settled[:3]), 0)
+        self._settled = _NOTHING
+        self._recorder.settle(failed=lost)
+        self._settle_unsendable()
+        return lost
 
     def drain(self, limit: int) -> None:
         """Send at most ``limit`` things, and clear the way if that was all."""
@@ -164,6 +160,7 @@ class Channel:
 
     def tell_totals(self) -> bool:
         """Tell what this helper could not know, if it has changed; False: later."""
+        self._settle_unsendable()
         balance, tally = self._recorder.balance(), dict(self._recorder.tally())
         totals = Totals(
             balance.exported - self._settled.exported,
@@ -186,15 +183,12 @@ class Channel:
 
     def settle(self, fates: Fates) -> None:
         """Count what this helper says has become of its records."""
-        with self._way:
-            before = self._settled
-            self._settled = fates
-            self._recorder.settle(
-                exported=fates.exported - before.exported,
-                failed=fates.failed - before.failed,
-                dropped=fates.dropped - before.dropped,
-            )
-        self._pump()
+        before, self._settled = self._settled, fates
+        self._recorder.settle(
+            exported=fates.exported - before.exported,
+            failed=fates.failed - before.failed,
+            dropped=fates.dropped - before.dropped,
+        )
 
     def abandon(self) -> None:
         """Send nothing any more: for a fork of the process, which has no helper."""
@@ -202,6 +196,12 @@ class Channel:
         self._outlet = None
         self.congested = True
         self._recorder.close()
+
+    def _settle_unsendable(self) -> None:
+        # Counted by whoever sends, settled by one thread alone.
+        number = self._unsendable - self._unsendable_settled
+        self._unsendable_settled += number
+        self._recorder.settle(dropped=number)
 
     def _pump(self) -> None:
         while not self.congested and (len(self._recorder) or self._work.untold):
@@ -287,7 +287,7 @@ class Channel:
         except Exception:  # noqa: BLE001 - an operator's attribute that nothing can send
             self._complaints.warn("a record could not be told to the helper")
             if counts:
-                self._recorder.settle(dropped=1)
+                self._unsendable += 1
                 self._sent -= 1
             return True
         return self._outlet.write(frame)

@@ -98,6 +98,10 @@ class Keeper:
                 else "the helper process could not be started: use "
                 "OTEL_INTERCEPT_RECORDER=thread"
             )
+        # So that the first record finds the way clear, and nobody on it.
+        channel.drain(_SLICE)
+        channel.tell_totals()
+        self._next_tick = time.monotonic() + _TICK_S
         self._thread = threading.Thread(
             target=self._run, args=(channel,), name="otel-intercept-keeper", daemon=True
         )
@@ -136,6 +140,7 @@ class Keeper:
                 self._complaints.warn("the keeper of the helper had an error")
                 time.sleep(_TICK_S)
         if self._child is not None:
+            channel.disconnect()
             self._child.end()
         self._wake.close()
 

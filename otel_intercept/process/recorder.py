@@ -1,10 +1,8 @@
 """The process recorder: what telemetry hands its records to when a helper exports."""
 
 import os
-import time
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Final
 
 from otel_intercept.exchange import Exchange
 from otel_intercept.process.back_off import BackOff
@@ -18,9 +16,6 @@ from otel_intercept.recorder import Balance, Recorder
 from otel_intercept.settings import Settings
 from otel_intercept.translate.guard import Guard
 from otel_intercept.translate.sampling import is_sampled
-
-_STOP_S: Final = 0.5
-"""Of a shutdown's time, how long the end of the helper may take at most."""
 
 
 class ProcessRecorder:
@@ -107,11 +102,9 @@ class ProcessRecorder:
         if self._is_shut_down or self._is_forked:
             return
         self._is_shut_down = True
-        deadline = time.monotonic() + timeout_s
         self._keeper.ask(Kind.SHUTDOWN, timeout_s)
-        self._channel.disconnect(max(deadline - time.monotonic(), _STOP_S))
-        self._recorder.close()
         self._keeper.stop()
+        self._recorder.close()
 
     @property
     def held_back(self) -> int:
