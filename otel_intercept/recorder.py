@@ -55,6 +55,15 @@ class Balance(NamedTuple):
     queued: int
 
 
+def keepalives_of(record: Record) -> tuple[CounterKey, int] | None:
+    """Return the counter of keepalives and what the record adds, or None for none."""
+    if not isinstance(record, ExchangeEnded) or record.facts is None:
+        return None
+    if not record.facts.keepalives:
+        return None
+    return (semconv.KEEPALIVES.name, (record.dialect.value,)), record.facts.keepalives
+
+
 def counter_keys(record: Record) -> tuple[CounterKey, ...]:
     """Return every counter that the record adds one to. Values are closed labels."""
     match record:
@@ -99,7 +108,7 @@ class Recorder:
         "_exported",
         "_failed",
         "_most_open_rollouts",
-        "_open_rollouts",
+        "_open",
         "_queue",
         "_queue_size",
         "_refused",
@@ -119,7 +128,8 @@ class Recorder:
         self._exported = 0
         self._failed = 0
         self._refused = 0
-        self._open_rollouts = 0
+        # Root span id and start of each open rollout, in the order of opening.
+        self._open: dict[int, int] = {}
         self._most_open_rollouts = 0
         self._closed = False
 
@@ -129,7 +139,19 @@ class Recorder:
     @property
     def open_rollouts(self) -> int:
         """Rollouts started and not ended, sampled or not, dropped or not."""
-        return self._open_rollouts
+        return len(self._open)
+
+    def oldest_open_ns(self) -> int | None:
+        """Return when the rollout that is open for longest began; None without any.
+
+        Unix nanoseconds. Sampled or not, dropped or not; any thread may ask.
+        """
+        while True:
+            try:
+                return next(iter(self._open.values()), None)
+            except RuntimeError:
+                # The event loop has opened or closed a rollout in between.
+                continue
 
     @property
     def has_spans(self) -> bool:
@@ -172,12 +194,10 @@ class Recorder:
         if self.has_span(record):
             self._ended += 1
         if isinstance(record, RolloutStarted):
-            self._open_rollouts += 1
-            self._most_open_rollouts = max(
-                self._most_open_rollouts, self._open_rollouts
-            )
+            self._open[record.rollout.span_id] = record.rollout.start_ns
+            self._most_open_rollouts = max(self._most_open_rollouts, len(self._open))
         elif isinstance(record, RolloutEnded):
-            self._open_rollouts -= 1
+            self._open.pop(record.rollout.span_id, None)
         waiting = len(self._queue)
         if (waiting < self._queue_size or self._may_use_reserve(record, waiting)) and (
             not self._closed
@@ -244,6 +264,9 @@ class Recorder:
     def _count(self, record: Record) -> None:
         for key in counter_keys(record):
             self._tally[key] = self._tally.get(key, 0) + 1
+        if (keepalives := keepalives_of(record)) is not None:
+            key, number = keepalives
+            self._tally[key] = self._tally.get(key, 0) + number
 
 
 def _is_priority(record: Record) -> bool:

@@ -1,6 +1,7 @@
 """Every record moves the instruments of the catalogue, and only with closed labels."""
 
 import random
+import time
 from collections.abc import Mapping
 from itertools import product
 
@@ -20,8 +21,8 @@ from opentelemetry.trace import (
     use_span,
 )
 
+from otel_intercept import RolloutRegistry, semconv
 from otel_intercept import failure as failures
-from otel_intercept import semconv
 from otel_intercept.record import ExchangeRejected, Record, StreamFacts
 from otel_intercept.recorder import Balance, counter_keys
 from otel_intercept.semconv import (
@@ -254,6 +255,7 @@ def test_an_exchange_without_facts_moves_no_stream_instrument() -> None:
         "intercept.exchanges",
         "intercept.exchanges.replayed",
         "intercept.exchange.duration",
+        "intercept.stream.keepalives",
         "intercept.failures",
     }
 
@@ -278,6 +280,44 @@ def test_a_replayed_failure_counts_as_replayed_and_as_no_new_failure() -> None:
         "intercept.exchanges.replayed": 1,
         "intercept.failures": 0,
     }
+
+
+def test_keepalives_are_counted_by_dialect() -> None:
+    """An ended stream adds what was written in its silences, and each dialect has 0."""
+    bench = Bench()
+
+    bench.record(
+        exchange(facts=StreamFacts(3, 90, 5, 0.5, 0.1)),
+        exchange(facts=StreamFacts(0, 90, 2, 0.0, None)),
+        exchange(facts=StreamFacts(1, 9, 1, 0.5, 0.1), dialect=Dialect.MESSAGES),
+        exchange(stream=False),
+    )
+
+    series = bench.collect()["intercept.stream.keepalives"]
+    assert len(series) == len(Dialect)
+    assert nonzero(series) == {
+        frozenset({("intercept.exchange.dialect", "chat_completions")}): 7,
+        frozenset({("intercept.exchange.dialect", "messages")}): 1,
+    }
+
+
+def test_the_oldest_open_rollout_shows_its_age() -> None:
+    """The gauge rises with the oldest open rollout, and is 0 when none is open."""
+    recorder = TelemetryRecorder()
+    registry = RolloutRegistry(recorder.telemetry)
+
+    before = recorder.value("intercept.rollouts.oldest")
+    registry.open("old")
+    time.sleep(0.05)
+    registry.open("young")
+    open_ = recorder.value("intercept.rollouts.oldest")
+    registry.close("old")
+    younger = recorder.value("intercept.rollouts.oldest")
+    registry.close("young")
+
+    assert before == recorder.value("intercept.rollouts.oldest") == 0
+    assert 0.05 <= open_ < 60
+    assert 0 < younger < open_
 
 
 def test_a_failed_exchange_and_a_late_failure_count_as_failures_once_each() -> None:
@@ -482,6 +522,7 @@ def test_the_balance_is_one_snapshot_within_each_collection() -> None:
         metric_fates=lambda: {Fate.EXPORTED: 7},
         log_fates=dict,
         open_rollouts=lambda: 3,
+        oldest_rollout_s=lambda: 1.5,
     )
 
     for _ in range(5):
@@ -498,6 +539,7 @@ def test_the_balance_is_one_snapshot_within_each_collection() -> None:
         begun = value(collected["intercept.records.started"], {})
         assert begun == open_ + sum(fates.values()) + queued
         assert value(collected["intercept.rollouts.active"], {}) == 3
+        assert value(collected["intercept.rollouts.oldest"], {}) == 1.5
 
 
 def test_all_signals_have_every_fate_from_the_start() -> None:
@@ -509,6 +551,7 @@ def test_all_signals_have_every_fate_from_the_start() -> None:
         metric_fates=dict,
         log_fates=dict,
         open_rollouts=lambda: 0,
+        oldest_rollout_s=lambda: 0.0,
     )
 
     series = bench.collect()["intercept.records"]

@@ -68,6 +68,7 @@ class Meters:
             metric_fates=self._fates,
             log_fates=log_fates,
             open_rollouts=lambda: recorder.open_rollouts,
+            oldest_rollout_s=lambda: _age_s(recorder.oldest_open_ns()),
         )
 
     def flush(self, timeout_s: float) -> bool:
@@ -100,3 +101,8 @@ class Meters:
     def _lost(self) -> int:
         fates = self._fates()
         return fates.get(Fate.FAILED, 0) + fates.get(Fate.DROPPED, 0)
+
+
+def _age_s(start_ns: int | None) -> float:
+    # The wall clock may have been set back since.
+    return 0.0 if start_ns is None else max(time.time_ns() - start_ns, 0) / 1e9

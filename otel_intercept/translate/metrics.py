@@ -15,7 +15,12 @@ from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, set_span_in_cont
 
 from otel_intercept import dialect, semconv
 from otel_intercept.record import ExchangeEnded, Record, RolloutEnded
-from otel_intercept.recorder import Balance, CounterKey, counter_keys
+from otel_intercept.recorder import (
+    Balance,
+    CounterKey,
+    counter_keys,
+    keepalives_of,
+)
 from otel_intercept.semconv import Fate, Instrument, Signal
 from otel_intercept.translate.possible import possible_counters
 from otel_intercept.translate.spans import span_context_of
@@ -91,6 +96,7 @@ class Instruments:
                 semconv.ROLLOUTS,
                 semconv.EXCHANGES,
                 semconv.EXCHANGES_REPLAYED,
+                semconv.KEEPALIVES,
                 semconv.FAILURES,
             )
         }
@@ -107,8 +113,11 @@ class Instruments:
     def record(self, record: Record) -> None:
         """Count a record and measure its durations."""
         context = _context_of(record)
+        counted = context if self._counter_exemplars else _NO_SPAN
         for key in counter_keys(record):
-            self._count(key, 1, context if self._counter_exemplars else _NO_SPAN)
+            self._count(key, 1, counted)
+        if (keepalives := keepalives_of(record)) is not None:
+            self._count(*keepalives, counted)
         match record:
             case RolloutEnded():
                 self._rollout_duration.record(
@@ -183,6 +192,7 @@ class BalanceInstruments:
         metric_fates: Returns the fates of the metrics signal, in data points.
         log_fates: Returns the fates of the logs signal, in log records.
         open_rollouts: Returns how many rollouts are open.
+        oldest_rollout_s: Returns the age of the oldest of them, in seconds.
     """
 
     def __init__(
@@ -193,17 +203,20 @@ class BalanceInstruments:
         metric_fates: Callable[[], Fates],
         log_fates: Callable[[], Fates],
         open_rollouts: Callable[[], int],
+        oldest_rollout_s: Callable[[], float],
     ) -> None:
         self._read_balance = balance
         self._read_metric_fates = metric_fates
         self._read_log_fates = log_fates
         self._read_open_rollouts = open_rollouts
+        self._read_oldest_rollout_s = oldest_rollout_s
         self._balance = balance()
         for create, instrument, callback in (
             (meter.create_observable_counter, semconv.RECORDS, self._records),
             (meter.create_observable_counter, semconv.RECORDS_STARTED, self._started),
             (meter.create_observable_gauge, semconv.RECORDS_QUEUED, self._queued),
             (meter.create_observable_gauge, semconv.RECORDS_OPEN, self._open),
+            (meter.create_observable_gauge, semconv.ROLLOUTS_OLDEST, self._oldest),
             (
                 meter.create_observable_up_down_counter,
                 semconv.ROLLOUTS_ACTIVE,
@@ -241,6 +254,9 @@ class BalanceInstruments:
 
     def _active(self, _options: CallbackOptions) -> Iterable[Observation]:
         return [Observation(self._read_open_rollouts(), context=_NO_SPAN)]
+
+    def _oldest(self, _options: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(self._read_oldest_rollout_s(), context=_NO_SPAN)]
 
 
 def views() -> list[View]:

@@ -1,0 +1,32 @@
+"""What is measured: this library's variants and its peers, and where each runs."""
+
+import sys
+from pathlib import Path
+from typing import Final, get_args
+
+from bench.processes import ROOT
+from otel_intercept.settings import Settings
+
+BARE: Final = "bare"
+OURS: Final = ("off", "unsampled", "thread", "process")
+PEERS: Final[tuple[str, ...]] = ()
+ALL: Final = (BARE, *OURS, *PEERS)
+
+_HOMES: Final = ROOT / ".venv-bench"
+
+
+def python_of(variant: str) -> Path:
+    """Return the interpreter of the environment that a variant runs in."""
+    if variant in PEERS:
+        return _HOMES / variant / "bin" / "python"
+    return Path(sys.executable)
+
+
+def missing(variant: str) -> str | None:
+    """Return why a variant cannot be measured here, or None."""
+    if variant in PEERS and not python_of(variant).exists():
+        return "its environment is not set up: make .venv-bench"
+    recorders = get_args(Settings.__annotations__["recorder"])
+    if variant == "process" and variant not in recorders:
+        return "the settings do not accept recorder=process"
+    return None
