@@ -17,6 +17,7 @@ from otel_intercept.record import (
     FailureSeen,
     Record,
     RolloutEnded,
+    RolloutRef,
     RolloutStarted,
 )
 from otel_intercept.semconv import ExchangeOutcome
@@ -158,14 +159,14 @@ class Recorder:
         """Whether records become spans."""
         return self._spans
 
-    def reopen(self) -> None:
-        """Count a rollout as open whose start was put into another recorder."""
-        self._open_rollouts += 1
-        self._most_open_rollouts = max(self._most_open_rollouts, self._open_rollouts)
+    def reopen(self, rollout: RolloutRef) -> None:
+        """Take a rollout for open; for one whose start another recorder was given."""
+        self._open[rollout.span_id] = rollout.start_ns
+        self._most_open_rollouts = max(self._most_open_rollouts, len(self._open))
 
-    def forget(self) -> None:
-        """Count a rollout as open no more whose end is not put, since it was lost."""
-        self._open_rollouts -= 1
+    def forget(self, root: int) -> None:
+        """Take a rollout for ended by its root's span id; for one whose end is lost."""
+        self._open.pop(root, None)
 
     def has_span(self, record: Record) -> bool:
         """Tell whether the record becomes a span, and so counts in the balance."""
@@ -194,10 +195,9 @@ class Recorder:
         if self.has_span(record):
             self._ended += 1
         if isinstance(record, RolloutStarted):
-            self._open[record.rollout.span_id] = record.rollout.start_ns
-            self._most_open_rollouts = max(self._most_open_rollouts, len(self._open))
+            self.reopen(record.rollout)
         elif isinstance(record, RolloutEnded):
-            self._open.pop(record.rollout.span_id, None)
+            self.forget(record.rollout.span_id)
         waiting = len(self._queue)
         if (waiting < self._queue_size or self._may_use_reserve(record, waiting)) and (
             not self._closed

@@ -134,7 +134,7 @@ class BlackBox:
             case Kind.ROLLOUT_RESUMED:
                 resumed = decode_resumed(payload)
                 rollout = self._open(from_ref(resumed.rollout))
-                self._recorder.reopen()
+                self._recorder.reopen(rollout.ref)
                 rollout.exchanges, rollout.failures, rollout.failure = resumed[1:]
             case _:
                 totals = decode_totals(payload)
@@ -184,15 +184,15 @@ class BlackBox:
             self._count_open(exchange.rollout, -1)
         return exchange is not None
 
-    def _close(self, root: int) -> bool:
+    def _close(self, root: int) -> None:
         rollout = self._rollouts.pop(root, None)
         if rollout is not None:
             self._count_open(rollout.ref, -1)
-        return rollout is not None
 
     def _forget(self, span_id: int) -> None:
-        if not self._end(span_id) and self._close(span_id):
-            self._recorder.forget()
+        if not self._end(span_id):
+            self._close(span_id)
+            self._recorder.forget(span_id)
 
     def _count_open(self, ref: RolloutRef, number: int) -> None:
         if self._recorder.has_spans and ref.sampled:
