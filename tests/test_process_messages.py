@@ -88,13 +88,26 @@ FACTS = st.builds(
 WAITS = st.builds(UpstreamWait, IDS, NUMBERS, NUMBERS)
 RECORDS: st.SearchStrategy[SpanRecord] = st.one_of(
     st.builds(RolloutStarted, REFS, IDS),
-    st.builds(RolloutEnded, REFS, NUMBERS, failure=st.none() | FAILURES),
+    st.builds(
+        RolloutEnded,
+        REFS,
+        NUMBERS,
+        exchanges=NUMBERS,
+        failures=NUMBERS,
+        failure=st.none() | FAILURES,
+    ),
     st.builds(FailureSeen, REFS, IDS, NUMBERS, FAILURES, st.none() | IDS),
     st.builds(
         ExchangeEnded,
         rollout=REFS,
         span_id=IDS,
+        exchange_index=NUMBERS,
+        start_ns=NUMBERS,
+        end_ns=NUMBERS,
         method=TEXTS,
+        status=st.none() | NUMBERS,
+        failure_ns=st.none() | NUMBERS,
+        retry_count=st.none() | NUMBERS,
         failure=st.none() | FAILURES,
         link=LINKS,
         facts=st.none() | FACTS,
