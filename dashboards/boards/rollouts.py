@@ -4,7 +4,7 @@ from typing import Final
 
 from dashboards.names import INSTANCE, names_of
 from dashboards.panels import (
-    ERROR_TYPE,
+    FAILED_WAIT,
     OF_ERROR,
     OF_MODEL,
     RANGE,
@@ -37,7 +37,6 @@ _SILENT: Final = matching(
 )
 _ERRORS: Final = matching(EXCHANGES, semconv.EXCHANGE_OUTCOME, FAILED_EXCHANGES)
 _JUDGED: Final = matching(EXCHANGES, semconv.EXCHANGE_OUTCOME, JUDGED_EXCHANGES)
-_FAILED_WAIT: Final = f'{ERROR_TYPE}!=""'
 
 ROLLOUT_HEALTH: Final = Board(
     "intercept-rollouts",
@@ -247,13 +246,14 @@ ROLLOUT_HEALTH: Final = Board(
                                 [semconv.GEN_AI_REQUEST_MODEL, semconv.ERROR_TYPE],
                                 OF_MODEL,
                                 OF_ERROR,
-                                _FAILED_WAIT,
+                                FAILED_WAIT,
                             ),
                             legend(semconv.GEN_AI_REQUEST_MODEL, semconv.ERROR_TYPE),
                         ),
                     ),
                     width=24,
                     stacked=True,
+                    height=10,
                 ),
             ),
         ),
