@@ -1,7 +1,7 @@
 """CPU time and latency per request, all variants in interleaved rounds.
 
 In each round every server gets the same load, one after the other: A B C, A B C. A
-ratio is taken to bare of the same round, so that what else the machine does cancels out.
+ratio is taken to bare of the same round, so that what else the machine does cancels.
 """
 
 import asyncio
