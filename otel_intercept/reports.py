@@ -26,6 +26,11 @@ class Reports:
         self._outlives_agent = False
 
     @property
+    def start_ns(self) -> int:
+        """When it started, in Unix nanoseconds."""
+        return self._clock.start_ns
+
+    @property
     def called_upstream(self) -> bool:
         """Whether an upstream call has ended, well or not."""
         return bool(self._upstream.waits)
