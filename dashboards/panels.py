@@ -25,6 +25,7 @@ DIALECT: Final = label_of(semconv.EXCHANGE_DIALECT)
 ERROR_TYPE: Final = label_of(semconv.ERROR_TYPE)
 OF_MODEL: Final = f'{MODEL}=~"$model"'
 OF_ERROR: Final = f'{ERROR_TYPE}=~"$error_type"'
+FAILED_WAIT: Final = f'{ERROR_TYPE}!=""'
 RATE: Final = "$__rate_interval"
 RANGE: Final = "$__range"
 _WIDTH: Final = 24
@@ -60,6 +61,8 @@ class Panel:
         warn: From where it is orange; None for never.
         alarm: From where it is red; None for never.
         top: The end of the scale; None for what fits the data.
+        exemplars: Whether exemplars are shown although the series add up.
+        height: Of a graph, in the rows of Grafana's grid; more for long legends.
     """
 
     title: str
@@ -72,6 +75,8 @@ class Panel:
     warn: float | None = None
     alarm: float | None = None
     top: float | None = None
+    exemplars: bool = False
+    height: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +156,7 @@ def build(board: Board) -> models.Dashboard:
             number += 1
             if left + panel.width > _WIDTH:
                 left, top = 0, top + height
-            height = 5 if panel.single else 8
+            height = 5 if panel.single else panel.height
             place = models.GridPos(h=height, w=panel.width, x=left, y=top)
             left += panel.width
             built = _stat(panel) if panel.single else _graph(panel)
@@ -221,7 +226,9 @@ def _graph(panel: Panel) -> timeseries.Panel:
         )
     for ref, query in zip("ABCDEFGH", panel.queries, strict=False):
         built = built.with_target(
-            _target(ref, query).range().exemplar(exemplar=not panel.stacked)
+            _target(ref, query)
+            .range()
+            .exemplar(exemplar=panel.exemplars or not panel.stacked)
         )
     return built
 

@@ -7,7 +7,7 @@ takes the counters in the order that keeps the balance true while they move.
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from otel_intercept import semconv
 from otel_intercept.failure import Failure
@@ -17,9 +17,13 @@ from otel_intercept.record import (
     FailureSeen,
     Record,
     RolloutEnded,
+    RolloutRef,
     RolloutStarted,
 )
 from otel_intercept.semconv import ExchangeOutcome
+
+if TYPE_CHECKING:
+    from otel_intercept.exchange import Exchange
 
 CounterKey: TypeAlias = tuple[str, tuple[str | bool, ...]]
 """An instrument's name and its label values, in the order of ``Instrument.labels``."""
@@ -50,6 +54,15 @@ class Balance(NamedTuple):
     failed: int
     dropped: int
     queued: int
+
+
+def keepalives_of(record: Record) -> tuple[CounterKey, int] | None:
+    """Return the counter of keepalives and what the record adds, or None for none."""
+    if not isinstance(record, ExchangeEnded) or record.facts is None:
+        return None
+    if not record.facts.keepalives:
+        return None
+    return (semconv.KEEPALIVES.name, (record.dialect.value,)), record.facts.keepalives
 
 
 def counter_keys(record: Record) -> tuple[CounterKey, ...]:
@@ -96,7 +109,7 @@ class Recorder:
         "_exported",
         "_failed",
         "_most_open_rollouts",
-        "_open_rollouts",
+        "_open",
         "_queue",
         "_queue_size",
         "_refused",
@@ -116,7 +129,8 @@ class Recorder:
         self._exported = 0
         self._failed = 0
         self._refused = 0
-        self._open_rollouts = 0
+        # Root span id and start of each open rollout, in the order of opening.
+        self._open: dict[int, int] = {}
         self._most_open_rollouts = 0
         self._closed = False
 
@@ -126,7 +140,33 @@ class Recorder:
     @property
     def open_rollouts(self) -> int:
         """Rollouts started and not ended, sampled or not, dropped or not."""
-        return self._open_rollouts
+        return len(self._open)
+
+    def oldest_open_ns(self) -> int | None:
+        """Return when the rollout that is open for longest began; None without any.
+
+        Unix nanoseconds. Sampled or not, dropped or not; any thread may ask.
+        """
+        while True:
+            try:
+                return next(iter(self._open.values()), None)
+            except RuntimeError:
+                # The event loop has opened or closed a rollout in between.
+                continue
+
+    @property
+    def has_spans(self) -> bool:
+        """Whether records become spans."""
+        return self._spans
+
+    def reopen(self, rollout: RolloutRef) -> None:
+        """Take a rollout for open; for one whose start another recorder was given."""
+        self._open[rollout.span_id] = rollout.start_ns
+        self._most_open_rollouts = max(self._most_open_rollouts, len(self._open))
+
+    def forget(self, root: int) -> None:
+        """Take a rollout for ended by its root's span id; for one whose end is lost."""
+        self._open.pop(root, None)
 
     def has_span(self, record: Record) -> bool:
         """Tell whether the record becomes a span, and so counts in the balance."""
@@ -134,7 +174,7 @@ class Recorder:
             return False
         return self._spans and record.rollout.sampled
 
-    def begin(self, sampled: bool) -> None:  # noqa: FBT001 - the hot path is positional
+    def begin(self, sampled: bool, _exchange: "Exchange | None" = None) -> None:  # noqa: FBT001 - the hot path is positional
         """Count a record that has begun and will be put when it ends.
 
         Args:
@@ -155,12 +195,9 @@ class Recorder:
         if self.has_span(record):
             self._ended += 1
         if isinstance(record, RolloutStarted):
-            self._open_rollouts += 1
-            self._most_open_rollouts = max(
-                self._most_open_rollouts, self._open_rollouts
-            )
+            self.reopen(record.rollout)
         elif isinstance(record, RolloutEnded):
-            self._open_rollouts -= 1
+            self.forget(record.rollout.span_id)
         waiting = len(self._queue)
         if (waiting < self._queue_size or self._may_use_reserve(record, waiting)) and (
             not self._closed
@@ -227,6 +264,9 @@ class Recorder:
     def _count(self, record: Record) -> None:
         for key in counter_keys(record):
             self._tally[key] = self._tally.get(key, 0) + 1
+        if (keepalives := keepalives_of(record)) is not None:
+            key, number = keepalives
+            self._tally[key] = self._tally.get(key, 0) + number
 
 
 def _is_priority(record: Record) -> bool:

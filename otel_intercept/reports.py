@@ -16,6 +16,11 @@ class Reports(Causes):
     _outlives_agent: bool
 
     @property
+    def start_ns(self) -> int:
+        """When it started, in Unix nanoseconds."""
+        return self._clock.start_ns
+
+    @property
     def called_upstream(self) -> bool:
         """Whether an upstream call has ended, well or not."""
         return bool(self._waits)

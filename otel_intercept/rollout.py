@@ -186,7 +186,7 @@ class Rollout:
         self._exchanges += 1
         self._open_exchanges.add(exchange)
         self._running += (exchange,)
-        self._telemetry.begin(self.ref.sampled)
+        self._telemetry.begin(self.ref.sampled, exchange)
         return exchange
 
     def exchange_ended(self, exchange: object, record: ExchangeEnded) -> None:

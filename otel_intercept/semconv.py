@@ -220,6 +220,10 @@ ROLLOUTS: Final = Instrument(
 ROLLOUTS_ACTIVE: Final = Instrument(
     "intercept.rollouts.active", "updowncounter", "{rollout}", "Rollouts that are open."
 )
+ROLLOUTS_OLDEST: Final = Instrument(
+    "intercept.rollouts.oldest", "gauge", "s",
+    "Age of the rollout that has been open for longest; 0 when none is open.",
+)  # fmt: skip
 ROLLOUT_DURATION: Final = Instrument(
     "intercept.rollout.duration", "histogram", "s",
     "Time from opening a rollout to closing it.", (ROLLOUT_OUTCOME,), _HOURS,
@@ -253,6 +257,10 @@ MAX_GAP: Final = Instrument(
     "intercept.stream.max_gap", "histogram", "s",
     "Longest silence between two chunks of a stream; keepalives do not count.",
     (EXCHANGE_DIALECT, GEN_AI_REQUEST_MODEL), _MINUTES,
+)  # fmt: skip
+KEEPALIVES: Final = Instrument(
+    "intercept.stream.keepalives", "counter", "{keepalive}",
+    "Keepalives that were written on streams that have ended.", (EXCHANGE_DIALECT,),
 )  # fmt: skip
 FAILURES: Final = Instrument(
     "intercept.failures", "counter", "{failure}", "Failures, by what failed and where.",
@@ -288,6 +296,7 @@ TOKEN_USAGE: Final = Instrument(
 INSTRUMENTS: Final = (
     ROLLOUTS,
     ROLLOUTS_ACTIVE,
+    ROLLOUTS_OLDEST,
     ROLLOUT_DURATION,
     EXCHANGES,
     EXCHANGES_REPLAYED,
@@ -295,6 +304,7 @@ INSTRUMENTS: Final = (
     UPSTREAM_DURATION,
     TIME_TO_FIRST_CHUNK,
     MAX_GAP,
+    KEEPALIVES,
     FAILURES,
     RECORDS,
     RECORDS_QUEUED,

@@ -25,7 +25,7 @@ from otel_intercept.cli.demo.plan import plan
 from otel_intercept.cli.demo.progress import Progress
 from otel_intercept.cli.demo.report import Findings, print_report
 from otel_intercept.cli.demo.scenario import Host
-from otel_intercept.cli.demo.stack import ENDPOINT, STACK_URLS, with_stack
+from otel_intercept.cli.demo.stack import ENDPOINT, PROTOCOL, STACK_URLS, with_stack
 from otel_intercept.cli.demo.verdict import judge
 from otel_intercept.cli.output import Refused, console
 from otel_intercept.cli.story import RolloutStory, read_all
@@ -341,6 +341,7 @@ def test_the_stack_is_where_its_files_put_it() -> None:
 
     assert with_stack({})[ENDPOINT] == f"http://127.0.0.1:{ports.otlp_http}"
     assert with_stack({ENDPOINT: " "}) == with_stack({})
+    assert with_stack({PROTOCOL: "grpc"})[ENDPOINT].endswith(f":{ports.otlp_grpc}")
     assert with_stack({ENDPOINT: "http://h:1"}) == {ENDPOINT: "http://h:1"}
     assert numbers == [ports.jaeger_query, ports.prometheus, ports.alertmanager]
 

@@ -11,6 +11,7 @@ from tests.prometheus_page import samples_of, types_of
 DESIGNED = {
     semconv.ROLLOUTS: "intercept_rollouts_total",
     semconv.ROLLOUTS_ACTIVE: "intercept_rollouts_active",
+    semconv.ROLLOUTS_OLDEST: "intercept_rollouts_oldest_seconds",
     semconv.ROLLOUT_DURATION: "intercept_rollout_duration_seconds",
     semconv.EXCHANGES: "intercept_exchanges_total",
     semconv.EXCHANGES_REPLAYED: "intercept_exchanges_replayed_total",
@@ -18,6 +19,7 @@ DESIGNED = {
     semconv.UPSTREAM_DURATION: "intercept_upstream_duration_seconds",
     semconv.TIME_TO_FIRST_CHUNK: "intercept_stream_time_to_first_chunk_seconds",
     semconv.MAX_GAP: "intercept_stream_max_gap_seconds",
+    semconv.KEEPALIVES: "intercept_stream_keepalives_total",
     semconv.FAILURES: "intercept_failures_total",
     semconv.RECORDS: "intercept_records_total",
     semconv.RECORDS_QUEUED: "intercept_records_queued",

@@ -6,10 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_intercept import semconv
-from otel_intercept.record import ExchangeRejected, Record, RolloutEnded, RolloutStarted
+from otel_intercept.record import (
+    ExchangeRejected,
+    Record,
+    RolloutEnded,
+    RolloutRef,
+    RolloutStarted,
+    StreamFacts,
+)
 from otel_intercept.recorder import Balance, Recorder, counter_keys
 from otel_intercept.semconv import Dialect
 from tests.samples import (
+    START_NS,
     ended,
     exchange,
     failed_exchange,
@@ -108,11 +116,12 @@ def test_the_reserve_is_bounded() -> None:
 def test_every_open_rollout_has_room_for_its_end() -> None:
     """However small the queue, a burst of all rollout ends loses none of them."""
     recorder = Recorder(queue_size=1)
-    for number in range(50):
-        put(recorder, started(rollout_ref(rollout_id=str(number))))
+    refs = [rollout_ref(span_id=number) for number in range(1, 51)]
+    for ref in refs:
+        put(recorder, started(ref))
 
-    for number in range(50):
-        put(recorder, ended(rollout_ref(rollout_id=str(number))))
+    for ref in refs:
+        put(recorder, ended(ref))
 
     roots = [
         record for record in recorder.take(100) if isinstance(record, RolloutEnded)
@@ -196,12 +205,66 @@ def test_open_rollouts_follow_start_and_end_even_when_dropped() -> None:
     recorder = Recorder(queue_size=1)
     record_exchanges(recorder, 9)
     put(recorder, started())
-    put(recorder, started(rollout_ref(sampled=False)))
+    put(recorder, started(rollout_ref(sampled=False, span_id=2)))
 
     both = recorder.open_rollouts
     put(recorder, ended())
 
     assert (both, recorder.open_rollouts) == (2, 1)
+
+
+def test_the_oldest_open_rollout_is_known_even_when_its_start_was_dropped() -> None:
+    """The first that was opened and not ended tells the age; without any, nothing."""
+    recorder = Recorder(queue_size=1)
+    record_exchanges(recorder, 9)
+    refs = [
+        rollout_ref(span_id=number)._replace(start_ns=number) for number in (1, 2, 3)
+    ]
+
+    seen = [recorder.oldest_open_ns()]
+    for ref in refs:
+        put(recorder, started(ref))
+        seen.append(recorder.oldest_open_ns())
+    for ref in (refs[1], refs[0], refs[2], refs[2]):
+        put(recorder, ended(ref))
+        seen.append(recorder.oldest_open_ns())
+
+    assert seen == [None, 1, 1, 1, 1, 3, None, None]
+
+
+def test_the_oldest_open_rollout_can_be_asked_for_while_rollouts_come_and_go() -> None:
+    """Another thread may ask at any time: it gets a start, and never an error."""
+    recorder = Recorder(queue_size=10)
+    put(recorder, started(rollout_ref(span_id=1)))
+    seen: set[int | None] = set()
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            seen.add(recorder.oldest_open_ns())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    for number in range(2, 20_000):
+        put(recorder, started(rollout_ref(span_id=number)))
+        put(recorder, ended(rollout_ref(span_id=number)))
+    done.set()
+    thread.join()
+
+    assert seen == {START_NS}
+
+
+def test_dropped_exchanges_leave_their_keepalives_in_the_tally() -> None:
+    """Keepalives are counted as they were written, whatever became of the record."""
+    recorder = Recorder(queue_size=1)
+    for keepalives in (5, 3, 0, 4):
+        put(recorder, exchange(facts=StreamFacts(1, 9, keepalives, 0.1, 0.1)))
+    put(recorder, exchange(stream=False))
+
+    tally = recorder.tally()
+
+    key = (semconv.KEEPALIVES.name, (Dialect.CHAT_COMPLETIONS.value,))
+    assert tally[key] == 7
 
 
 def test_closing_drops_what_waits_and_what_comes() -> None:
@@ -240,8 +303,9 @@ def test_the_balance_holds_whatever_happens(
 ) -> None:
     """After any sequence of operations both identities hold and memory is bounded."""
     recorder = Recorder(queue_size=queue_size)
+    opened: list[RolloutRef] = []
     travelling = most_open = 0
-    for operation in operations:
+    for number, operation in enumerate(operations, 1):
         match operation:
             case "begin":
                 recorder.begin(True)
@@ -250,9 +314,10 @@ def test_the_balance_holds_whatever_happens(
             case "failure":
                 put(recorder, failed_exchange())
             case "start":
-                put(recorder, started())
-            case "end" if recorder.open_rollouts:
-                put(recorder, ended())
+                opened.append(rollout_ref(span_id=number))
+                put(recorder, started(opened[-1]))
+            case "end" if opened:
+                put(recorder, ended(opened.pop()))
             case "unsampled":
                 put(recorder, exchange(rollout_ref(sampled=False)))
             case "take":
@@ -265,7 +330,8 @@ def test_the_balance_holds_whatever_happens(
             case _:
                 pass
 
-        most_open = max(most_open, recorder.open_rollouts)
+        most_open = max(most_open, len(opened))
+        assert recorder.open_rollouts == len(opened)
         assert holds(recorder.balance())
         assert len(recorder) <= queue_size + max(queue_size // 4, most_open)
 

@@ -4,7 +4,18 @@ from typing import Final
 
 from dashboards.alerts.catalogue import STALLED_GAP_S
 from dashboards.names import names_of
-from dashboards.panels import OF_MODEL, RANGE, RATE, SCOPE, Board, Panel, Query, Row
+from dashboards.panels import (
+    FAILED_WAIT,
+    OF_ERROR,
+    OF_MODEL,
+    RANGE,
+    RATE,
+    SCOPE,
+    Board,
+    Panel,
+    Query,
+    Row,
+)
 from dashboards.promql import at_most, series, total
 from dashboards.queries import increase, legend, quantile, quantiles, rate
 from otel_intercept import semconv
@@ -188,6 +199,27 @@ EXCHANGES_AND_STREAMS: Final = Board(
                     semconv.GEN_AI_REQUEST_MODEL,
                 ),
                 Panel(
+                    "Failed upstream wait p95 by error type",
+                    "How long agents wait for what then fails. At a round number: a"
+                    " time limit, of ours or of a gateway. Near 0: refused at once, by"
+                    " a limit or a key.",
+                    "s",
+                    (
+                        Query(
+                            quantile(
+                                0.95,
+                                semconv.UPSTREAM_DURATION,
+                                [semconv.ERROR_TYPE],
+                                OF_MODEL,
+                                OF_ERROR,
+                                FAILED_WAIT,
+                            ),
+                            legend(semconv.ERROR_TYPE),
+                        ),
+                    ),
+                    width=24,
+                ),
+                Panel(
                     "Tokens per second",
                     "Used by model calls. Output that falls while the exchanges stay is"
                     " a model that answers less: look at the rewards.",
@@ -237,8 +269,21 @@ EXCHANGES_AND_STREAMS: Final = Board(
                     MAX_GAP,
                     semconv.EXCHANGE_DIALECT,
                 ),
+                Panel(
+                    "Keepalives by dialect",
+                    "Comments that were written while the upstream was silent, when"
+                    " their stream has ended. They keep agents waiting: many of them"
+                    " with few chunks is an upstream that hangs.",
+                    "cps",
+                    (
+                        Query(
+                            rate(semconv.KEEPALIVES, [semconv.EXCHANGE_DIALECT]),
+                            legend(semconv.EXCHANGE_DIALECT),
+                        ),
+                    ),
+                    width=24,
+                ),
             ),
         ),
     ),
-    variables=("service", "environment", "model"),
 )

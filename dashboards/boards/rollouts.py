@@ -4,7 +4,7 @@ from typing import Final
 
 from dashboards.names import INSTANCE, names_of
 from dashboards.panels import (
-    ERROR_TYPE,
+    FAILED_WAIT,
     OF_ERROR,
     OF_MODEL,
     RANGE,
@@ -37,7 +37,6 @@ _SILENT: Final = matching(
 )
 _ERRORS: Final = matching(EXCHANGES, semconv.EXCHANGE_OUTCOME, FAILED_EXCHANGES)
 _JUDGED: Final = matching(EXCHANGES, semconv.EXCHANGE_OUTCOME, JUDGED_EXCHANGES)
-_FAILED_WAIT: Final = f'{ERROR_TYPE}!=""'
 
 ROLLOUT_HEALTH: Final = Board(
     "intercept-rollouts",
@@ -167,11 +166,25 @@ ROLLOUT_HEALTH: Final = Board(
                     ),
                 ),
                 Panel(
+                    "Oldest open rollout",
+                    "For how long the oldest rollout of each instance is open. A line"
+                    " that only rises, beyond the duration of others, is a rollout that"
+                    " hangs, or that nobody closes: find it by rollout.started.",
+                    "s",
+                    (
+                        Query(
+                            series(names_of(semconv.ROLLOUTS_OLDEST).sample, *SCOPE),
+                            f"{{{{{INSTANCE}}}}}",
+                        ),
+                    ),
+                ),
+                Panel(
                     "Duration of rollouts",
                     "From open to close. Rollouts that become longer and fail at a"
                     " round number of minutes run into somebody's time limit.",
                     "s",
                     quantiles(semconv.ROLLOUT_DURATION, shares=(0.5, 0.95)),
+                    width=24,
                 ),
             ),
         ),
@@ -192,6 +205,7 @@ ROLLOUT_HEALTH: Final = Board(
                     ),
                     width=24,
                     stacked=True,
+                    exemplars=True,
                 ),
                 Panel(
                     "Failures by phase",
@@ -232,13 +246,14 @@ ROLLOUT_HEALTH: Final = Board(
                                 [semconv.GEN_AI_REQUEST_MODEL, semconv.ERROR_TYPE],
                                 OF_MODEL,
                                 OF_ERROR,
-                                _FAILED_WAIT,
+                                FAILED_WAIT,
                             ),
                             legend(semconv.GEN_AI_REQUEST_MODEL, semconv.ERROR_TYPE),
                         ),
                     ),
                     width=24,
                     stacked=True,
+                    height=10,
                 ),
             ),
         ),

@@ -35,5 +35,7 @@ def possible_counters() -> Iterator[CounterKey]:
     for outcome, dialect, stream in product(ExchangeOutcome, Dialect, (False, True)):
         for counter in (semconv.EXCHANGES, semconv.EXCHANGES_REPLAYED):
             yield counter.name, (outcome.value, dialect.value, stream)
+    for dialect in Dialect:
+        yield semconv.KEEPALIVES.name, (dialect.value,)
     for error, phase, origin in possible_failures():
         yield semconv.FAILURES.name, (error.value, phase.value, origin.value)

@@ -10,7 +10,9 @@ from otel_intercept.sdk.target import read_target
 from otel_intercept.sdk.variables import Variables
 
 ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
 STACK_ENDPOINT: Final = "http://127.0.0.1:4318"
+STACK_GRPC_ENDPOINT: Final = "http://127.0.0.1:4317"
 STACK_URLS: Final = (
     ("Jaeger", "http://127.0.0.1:16686/search?service=otel-intercept-demo"),
     ("Prometheus", "http://127.0.0.1:9090/classic/graph"),
@@ -25,7 +27,8 @@ _PORTS: Final = {"http": 80, "https": 443}
 def with_stack(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables, with the stack's endpoint if they name none."""
     named = environ.get(ENDPOINT, "").strip()
-    return {**environ, ENDPOINT: named or STACK_ENDPOINT}
+    grpc = environ.get(PROTOCOL, "").strip() == "grpc"
+    return {**environ, ENDPOINT: named or _stack_endpoint(grpc=grpc)}
 
 
 def require_stack(variables: Mapping[str, str]) -> None:
@@ -44,10 +47,15 @@ def require_stack(variables: Mapping[str, str]) -> None:
         refuse(_nobody(variables))
 
 
+def _stack_endpoint(*, grpc: bool) -> str:
+    return STACK_GRPC_ENDPOINT if grpc else STACK_ENDPOINT
+
+
 def _nobody(variables: Mapping[str, str]) -> str:
-    if variables.get(ENDPOINT) == STACK_ENDPOINT:
+    endpoint = variables.get(ENDPOINT)
+    if endpoint in {STACK_ENDPOINT, STACK_GRPC_ENDPOINT}:
         return (
-            f"nothing listens at {STACK_ENDPOINT}: start the stack with `make stack`, "
+            f"nothing listens at {endpoint}: start the stack with `make stack`, "
             f"or say in {ENDPOINT} where it is"
         )
     return (
