@@ -18,7 +18,7 @@ class Reports(Causes):
     @property
     def start_ns(self) -> int:
         """When it started, in Unix nanoseconds."""
-        return self._clock.start_ns
+        return self._start_ns
 
     @property
     def called_upstream(self) -> bool:
