@@ -279,6 +279,7 @@ def test_a_second_helper_ends_what_the_first_one_saw_open(
         "    os.kill(first, signal.SIGKILL)\n"
         "    wait_until(lambda: helpers_of(os.getpid()) not in ([], [first]))\n"
         "    telemetry.flush()\n"
+        "    time.sleep(0.6)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
 
