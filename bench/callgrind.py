@@ -123,7 +123,7 @@ def _count(
             "--separate-threads=yes",
             "--instr-atstart=no",
             # Only where a helper belongs to the server: peers start other programs too.
-            f"--trace-children={'yes' if variant == 'process' else 'no'}",
+            f"--trace-children={'yes' if variant.endswith('process') else 'no'}",
             f"--callgrind-out-file={folder}/{variant}.%p",
         ],
         log=folder / f"{variant}.log",

@@ -1,6 +1,7 @@
 """Instructions per request, against the bare handler: ``python -m bench.instructions``.
 
 They hardly depend on how busy the machine is, so a change can be judged by them.
+``--check`` compares them with ``bench/baseline.json`` and fails when one has grown.
 """
 
 import argparse
@@ -13,7 +14,9 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from bench import check
 from bench.callgrind import Counts, count
+from bench.figures import least
 from bench.processes import BenchError
 from bench.scenes import SCENES
 from bench.variants import ALL, BARE, missing, python_of
@@ -53,12 +56,68 @@ def table(workload: str, counts: Mapping[str, Counts]) -> Table:
     return shown
 
 
+def _check() -> bool:
+    tries: list[dict[str, float]] = []
+    plan = check.PLAN
+    while True:
+        tries.append({})
+        for workload, variants in plan.items():
+            counts = measure(variants, workload)
+            Console().print(table(workload, counts))
+            tries[-1] |= check.ratios(workload, counts)
+        worse = check.compare(least(tries))
+        if not worse or len(tries) == check.TRIES:
+            check.report(worse)
+            return not worse
+        # What disturbs a count only adds to it: what was worse gets another try.
+        plan = _again({one.figure for one in worse})
+
+
+def _again(figures: set[str]) -> dict[str, Sequence[str]]:
+    plan: dict[str, list[str]] = {}
+    for figure in sorted(figures):
+        workload, variant, _ = figure.split("/")
+        variants = plan.setdefault(workload, [BARE])
+        if variant not in variants:
+            variants.append(variant)
+    return {**plan}
+
+
+def _update() -> None:
+    figures: dict[str, float] = {}
+    bare: dict[str, int] = {}
+    for workload, variants in check.PLAN.items():
+        counts = measure(variants, workload)
+        Console().print(table(workload, counts))
+        figures |= check.ratios(workload, counts)
+        bare[workload] = round(counts[BARE].total)
+    check.write(figures, bare)
+
+
+def _show(
+    variants: Sequence[str],
+    workloads: Sequence[str],
+    to: Path | None,
+    keep: Path | None,
+) -> None:
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    for workload in workloads:
+        counts = measure(variants, workload, keep=keep)
+        Console().print(table(workload, counts))
+        figures[workload] = {
+            variant: {name: round(getattr(one, name)) for name in _COLUMNS}
+            for variant, one in counts.items()
+        }
+    if to is not None:
+        to.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Count, print the table, write the figures."""
     parser = argparse.ArgumentParser(prog="bench.instructions", description=__doc__)
     parser.add_argument(
         "--variants",
-        default="bare,off,unsampled,thread",
+        default="bare,off,unsampled,thread,process",
         help="a list, of: " + ",".join(ALL),
     )
     parser.add_argument(
@@ -66,22 +125,19 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--keep", type=Path, help="where callgrind's files stay")
+    parser.add_argument("--check", action="store_true", help="compare with baseline")
+    parser.add_argument("--update", action="store_true", help="make a new baseline")
     args = parser.parse_args()
     variants = list(dict.fromkeys([BARE, *args.variants.split(",")]))
-    figures: dict[str, dict[str, dict[str, float]]] = {}
-    console = Console()
     try:
-        for workload in args.workload.split(","):
-            counts = measure(variants, workload, keep=args.keep)
-            console.print(table(workload, counts))
-            figures[workload] = {
-                variant: {name: round(getattr(one, name)) for name in _COLUMNS}
-                for variant, one in counts.items()
-            }
+        if args.check:
+            sys.exit(0 if _check() else 1)
+        elif args.update:
+            _update()
+        else:
+            _show(variants, args.workload.split(","), args.json, args.keep)
     except BenchError as problem:
         sys.exit(f"bench: {problem}")
-    if args.json is not None:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

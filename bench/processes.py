@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 _END_S: Final = 30.0
 _PROC: Final = Path("/proc")
+_UTIME: Final = 11
+_STIME: Final = 12
+"""Fields of /proc/PID/stat after the name, which may itself hold spaces."""
 
 
 class BenchError(Exception):
@@ -76,7 +80,7 @@ def start(
     """
     with (log or Path(os.devnull)).open("ab") as errors:
         process = subprocess.Popen(
-            [*prefix, str(python), "-m", *arguments],
+            [*_die_with_us(), *prefix, str(python), "-m", *arguments],
             cwd=ROOT,
             env=_environment() | dict(environ or {}),
             stdin=subprocess.DEVNULL,
@@ -109,6 +113,12 @@ def _environment() -> dict[str, str]:
     }
 
 
+def _die_with_us() -> list[str]:
+    # util-linux: the kernel ends the child when we are ended by force.
+    setpriv = shutil.which("setpriv")
+    return [] if setpriv is None else [setpriv, "--pdeathsig", "KILL", "--"]
+
+
 def _children(pid: int) -> list[int]:
     try:
         tasks = list((_PROC / str(pid) / "task").iterdir())
@@ -122,8 +132,10 @@ def _children(pid: int) -> list[int]:
 
 
 def _cpu_s(pid: int) -> float:
+    # The sum over live threads would forget those that have ended.
     try:
-        tasks = list((_PROC / str(pid) / "task").iterdir())
-        return sum(int((t / "schedstat").read_text().split()[0]) for t in tasks) / 1e9
+        stat = (_PROC / str(pid) / "stat").read_text(encoding="utf-8")
     except OSError:
         return 0.0
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[_UTIME]) + int(fields[_STIME])) / os.sysconf("SC_CLK_TCK")

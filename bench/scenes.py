@@ -1,6 +1,7 @@
 """The requests that agents send, and what each must be answered with.
 
-A scene is named by the request's model, which tells the server how to answer.
+The request's model, such as ``ok:200``, tells the server how to answer: what becomes of
+the model call, and in how many chunks.
 """
 
 import json
@@ -23,7 +24,7 @@ class Scene:
     """One kind of exchange.
 
     Args:
-        model: What the request names; the server answers accordingly.
+        model: What becomes of the model call, as `bench.servers.app` knows it.
         status: What the agent must get.
         size: Bytes of the request's body, about.
         stream: Whether the answer is an event stream.
@@ -42,14 +43,12 @@ class Scene:
         """Return the request's body."""
         text = (_WORD * (self.size // len(_WORD) + 1))[: self.size - 160]
         request: dict[str, object] = {
-            "model": self.model,
+            "model": f"{self.model}:{self.chunks}",
             "stream": self.stream,
             "temperature": 0.7,
             "max_tokens": 1024,
             "messages": [{"role": "user", "content": text}],
         }
-        if self.stream:
-            request["chunks"] = self.chunks
         return json.dumps(request).encode()
 
     def request(self, rollout_id: str) -> bytes:

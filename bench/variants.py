@@ -9,8 +9,10 @@ from otel_intercept.settings import Settings
 
 BARE: Final = "bare"
 OURS: Final = ("off", "unsampled", "thread", "process")
-PEERS: Final[tuple[str, ...]] = ()
-ALL: Final = (BARE, *OURS, *PEERS)
+OWN_SERVER: Final = ("server-off", "server-thread", "server-process")
+"""Our server, with its own stream writer, in place of the handler that all have."""
+PEERS: Final = ("contrib", "logfire", "sentry", "ddtrace", "elastic")
+ALL: Final = (BARE, *OURS, *OWN_SERVER, *PEERS)
 
 _HOMES: Final = ROOT / ".venv-bench"
 
@@ -22,11 +24,16 @@ def python_of(variant: str) -> Path:
     return Path(sys.executable)
 
 
+def requirements_of(peer: str) -> Path:
+    """Return the file that pins what a peer's environment holds."""
+    return ROOT / "bench" / "requirements" / f"{peer}.txt"
+
+
 def missing(variant: str) -> str | None:
     """Return why a variant cannot be measured here, or None."""
     if variant in PEERS and not python_of(variant).exists():
         return "its environment is not set up: make .venv-bench"
     recorders = get_args(Settings.__annotations__["recorder"])
-    if variant == "process" and variant not in recorders:
+    if variant.endswith("process") and "process" not in recorders:
         return "the settings do not accept recorder=process"
     return None

@@ -102,7 +102,8 @@ class Telemetry:
         tracer_provider: An SDK tracer provider to use in place of a span exporter. Its
             sampler decides once per rollout, unless the settings have one.
         meter_provider: An SDK meter provider to use in place of a metric reader.
-            Counters have no exemplars there.
+            Counters have no exemplars there, and measuring costs more, since it is
+            done by instruments of the SDK rather than by aggregates of ours.
         log_exporter: Where failures go as log records (``intercept.failure``), sampled
             or not, from a thread of their own. Behind the export guard.
         logger_provider: An SDK logger provider to use in place of a log exporter.

@@ -8,28 +8,48 @@ import signal
 import sys
 from contextlib import AbstractContextManager
 
-from aiohttp import web
+from bench.servers.app import Site
 
 
-def open_app(variant: str, sink: str) -> AbstractContextManager[web.Application]:
-    """Return the app of a variant; imports its peer only."""
+def open_site(variant: str, sink: str) -> AbstractContextManager[Site]:
+    """Return what serves a variant; imports its peer only."""
     match variant:
         case "bare":
-            from bench.servers.bare import serve
+            from bench.servers import bare
+
+            return bare.serve(sink)
+        case "contrib":
+            from bench.servers import contrib
+
+            return contrib.serve(sink)
+        case "logfire":
+            from bench.servers import logfire
+
+            return logfire.serve(sink)
+        case "sentry":
+            from bench.servers import sentry
+
+            return sentry.serve(sink)
+        case "ddtrace":
+            from bench.servers import ddtrace
+
+            return ddtrace.serve(sink)
+        case "elastic":
+            from bench.servers import elastic
+
+            return elastic.serve(sink)
         case _:
-            from bench.servers.ours import serve
-    return serve(variant, sink)
+            from bench.servers import ours
+
+            return ours.serve(variant, sink)
 
 
-async def _run(app: web.Application) -> None:
+async def _run(site: Site) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    print(json.dumps({"port": runner.addresses[0][1]}), flush=True)
+    print(json.dumps({"port": await site.start()}), flush=True)
     await stop.wait()
-    await runner.cleanup()
+    await site.stop()
 
 
 def main() -> None:
@@ -43,8 +63,8 @@ def main() -> None:
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL + 1)
     if args.switch_interval is not None:
         sys.setswitchinterval(args.switch_interval)
-    with open_app(args.variant, args.sink) as app:
-        asyncio.run(_run(app))
+    with open_site(args.variant, args.sink) as site:
+        asyncio.run(_run(site))
 
 
 if __name__ == "__main__":

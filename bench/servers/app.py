@@ -11,13 +11,15 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from aiohttp import web
 
 from bench.scenes import ROLLOUTS, ROUTE, SECRET
 
-Answer: TypeAlias = "asyncio.Future[dict[str, object]]"
+Answer: TypeAlias = asyncio.Future[dict[str, object]]
+AnyAnswer: TypeAlias = Answer | asyncio.Future[object]
+Chunks: TypeAlias = asyncio.Queue[Mapping[str, object] | None]
 Observe: TypeAlias = Callable[[web.Request, Mapping[str, object], Answer], None]
 """Two lines that an instrumentation may want in the handler."""
 
@@ -42,7 +44,7 @@ class Intercept:
 
     body: Mapping[str, object]
     response: Answer
-    chunks: "asyncio.Queue[dict[str, object] | None] | None"
+    chunks: Chunks | None
 
 
 @dataclass(slots=True)
@@ -68,10 +70,11 @@ class _Server:
         )
         if self.observe is not None:
             self.observe(request, body, intercept.response)
+        kind = str(body["model"]).partition(":")[0]
         self.intercepts[request_id] = intercept
         await queue.put(request_id)
         if intercept.chunks is not None:
-            terminal = body["model"] != "fail-truncated"
+            terminal = kind != "fail-truncated"
             return await stream_answer(
                 request, intercept.chunks, intercept.response, terminal=terminal
             )
@@ -79,35 +82,33 @@ class _Server:
             answer = await intercept.response
         except UpstreamError:
             return web.json_response({"error": "upstream"}, status=500)
-        if body["model"] == "fail-status":
+        if kind == "fail-status":
             return web.json_response(answer, status=429)
-        if body["model"] == "fail-handler":
+        if kind == "fail-handler":
             raise ValueError
         return web.json_response(answer)
 
     async def consume(self, queue: "asyncio.Queue[str]") -> None:
         while True:
-            intercept = self.intercepts.pop(await queue.get())
-            answer_intercept(intercept)
+            one = self.intercepts.pop(await queue.get())
+            answer_call(str(one.body["model"]), one.chunks, one.response)
 
 
-def answer_intercept(intercept: Intercept) -> None:
+def answer_call(model: str, chunks: Chunks | None, response: AnyAnswer) -> None:
     """Answer one model call, as its model name says."""
-    model, chunks = intercept.body["model"], intercept.chunks
+    kind, _, number = model.partition(":")
     if chunks is not None:
-        _put_chunks(chunks, str(model), intercept.body.get("chunks"))
-    if model == "fail-upstream":
-        intercept.response.set_exception(UpstreamError())
+        _put_chunks(chunks, kind, int(number))
+    if kind == "fail-upstream":
+        response.set_exception(UpstreamError())
     else:
-        intercept.response.set_result(completion())
+        response.set_result(completion())
 
 
-def _put_chunks(
-    chunks: "asyncio.Queue[dict[str, object] | None]", model: str, number: object
-) -> None:
-    for _ in range(number if isinstance(number, int) else 0):
+def _put_chunks(chunks: Chunks, kind: str, number: int) -> None:
+    for _ in range(number):
         chunks.put_nowait(chunk("token "))
-    match model:
+    match kind:
         case "fail-frame":
             chunks.put_nowait({"error": {"type": "overloaded_error"}})
         case "fail-cut":
@@ -148,7 +149,7 @@ def chunk(content: str | None) -> dict[str, object]:
 
 async def stream_answer(
     request: web.Request,
-    chunks: "asyncio.Queue[dict[str, object] | None]",
+    chunks: Chunks,
     response_future: Answer,
     *,
     terminal: bool,
@@ -156,7 +157,7 @@ async def stream_answer(
     """Write an event stream as verifiers' server does, one task per chunk."""
     response = web.StreamResponse(headers=_HEADERS)
     await response.prepare(request)
-    get_task: asyncio.Task[dict[str, object] | None] | None = None
+    get_task: asyncio.Task[Mapping[str, object] | None] | None = None
     while True:
         if get_task is None:
             get_task = asyncio.create_task(chunks.get())
@@ -195,3 +196,31 @@ def make_app(observe: Observe | None = None) -> web.Application:
     app.cleanup_ctx.append(consumers)
     app.router.add_post(ROUTE, server.chat)
     return app
+
+
+class Site(Protocol):
+    """What can be served."""
+
+    async def start(self) -> int:
+        """Listen on some port of this machine, and return it."""
+
+    async def stop(self) -> None:
+        """Stop listening."""
+
+
+class AppSite:
+    """Serves an aiohttp app."""
+
+    def __init__(self, app: web.Application) -> None:
+        self._runner = web.AppRunner(app, access_log=None)
+
+    async def start(self) -> int:
+        """Listen on some port of this machine, and return it."""
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        port: int = self._runner.addresses[0][1]
+        return port
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        await self._runner.cleanup()

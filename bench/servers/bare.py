@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from aiohttp import web
-
-from bench.servers.app import make_app
+from bench.servers.app import AppSite, Site, make_app
 
 
 @contextmanager
-def serve(variant: str, sink: str) -> Iterator[web.Application]:
-    """Give the app as it is."""
-    yield make_app()
+def serve(sink: str) -> Iterator[Site]:
+    """Give the app as it is; nothing is sent."""
+    yield AppSite(make_app())

@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from otel_intercept import semconv
 from otel_intercept.record import Record
 from otel_intercept.recorder import CounterKey
+from otel_intercept.translate.aggregates import Aggregates
 from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.guard import Guard
 from otel_intercept.translate.guard_logs import LogGuard
@@ -36,7 +37,7 @@ class Translator:
     def __init__(
         self,
         resource: Resource,
-        instruments: Instruments | None,
+        instruments: Aggregates | Instruments | None,
         logs: LogSender | None,
         guard: Guard,
     ) -> None:
