@@ -296,7 +296,7 @@ def test_both_ways_out_hold_the_same_back_and_count_it_the_same(
     old, new = Guard(), Guard()
     translator = Translator(RESOURCE, None, None, new, readable=False)
 
-    sent = decoded(translator.request_of(translator.spans_of(record).encoded))
+    sent = decoded(translator.request_of(translator.spans_of(record)[0]))
 
     safe = old.spans(ReadableSpans(RESOURCE, SCOPE).spans_of(record))
     assert new.dropped == old.dropped
@@ -315,8 +315,8 @@ def test_a_time_that_is_none_spoils_its_own_record_only(
     nothing = translator.spans_of(broken)
     something = translator.spans_of(exchange(waits=(wait(),)))
 
-    assert len(nothing.encoded) == 0
-    assert len(something.encoded) == 2
+    assert len(nothing[0]) == 0
+    assert len(something[0]) == 2
     assert len(caplog.records) == 1
 
 

@@ -8,6 +8,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from otel_intercept.sdk.retry_info import retry_delay_s
 from otel_intercept.sdk.retrying import Attempt, Retries
 from otel_intercept.sdk.target import Target
 from otel_intercept.translate.outlets import EncodedSpanExporter
@@ -24,7 +25,6 @@ _AGAIN: Final = frozenset(
     }
 )
 _DETAILS: Final = "grpc-status-details-bin"
-_RETRY_INFO: Final = b"google.rpc.RetryInfo"
 
 
 class OtlpGrpcSpanExporter(EncodedSpanExporter):
@@ -63,10 +63,14 @@ class OtlpGrpcSpanExporter(EncodedSpanExporter):
         code = call.code()
         if code is grpc.StatusCode.OK:
             return _answered(call.result())
+        after_s = _retry_delay_s(call)
+        # A quota that is used up comes back only where the collector says when.
+        exhausted = code is grpc.StatusCode.RESOURCE_EXHAUSTED and after_s is not None
         return Attempt(
             taken=False,
             facts=f"gRPC {code.name}",
-            again=code in _AGAIN or _says_when(code, call),
+            again=code in _AGAIN or exhausted,
+            after_s=after_s,
         )
 
 
@@ -84,9 +88,8 @@ def _answered(answer: bytes) -> Attempt:
     return Attempt(taken=True)
 
 
-def _says_when(code: grpc.StatusCode, call: grpc.Call) -> bool:
-    # A quota that is used up comes back only where the collector says so.
-    return code is grpc.StatusCode.RESOURCE_EXHAUSTED and any(
-        key == _DETAILS and isinstance(value, bytes) and _RETRY_INFO in value
-        for key, value in call.trailing_metadata() or ()
-    )
+def _retry_delay_s(call: grpc.Call) -> float | None:
+    for key, value in call.trailing_metadata() or ():
+        if key == _DETAILS and isinstance(value, bytes):
+            return retry_delay_s(value)
+    return None

@@ -1,25 +1,19 @@
 """Collect spans into one export request of bounded size."""
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 from opentelemetry.sdk.trace import ReadableSpan
 
 MAX_SPANS: Final = 4096
 MAX_BYTES: Final = 3 * 1024 * 1024
-"""Of spans; below the 4 MiB that a gRPC server takes by default."""
+"""Of encoded spans; below the 4 MiB that a gRPC server takes by default."""
 
+Spans: TypeAlias = tuple[Sequence[bytes], Sequence[ReadableSpan]]
+"""The spans of one record: each as a part of an OTLP request, and the same as the SDK's
+spans where somebody wants those."""
 
-class Spans(NamedTuple):
-    """The spans of one record.
-
-    Args:
-        encoded: Each as a part of an OTLP request.
-        readable: The same as the SDK's spans, if somebody wants those.
-    """
-
-    encoded: Sequence[bytes]
-    readable: Sequence[ReadableSpan] = ()
+NO_SPANS: Final[Spans] = ((), ())
 
 
 class Batch:
@@ -29,7 +23,7 @@ class Batch:
         records: How many records there are.
         size: Bytes of their encoded spans.
         encoded: Their spans as parts of an OTLP request.
-        readable: Their spans as the SDK's, if somebody wants those.
+        readable: Their spans as the SDK's, where somebody wants those.
     """
 
     __slots__ = ("encoded", "readable", "records", "size")
@@ -40,18 +34,21 @@ class Batch:
         self.encoded: list[bytes] = []
         self.readable: list[ReadableSpan] = []
 
-    def has_room_for(self, spans: Spans) -> bool:
-        """Tell whether one more record fits. An empty batch takes any record."""
-        if not self.records:
-            return True
-        return (
-            len(self.encoded) + len(spans.encoded) <= MAX_SPANS
-            and self.size + sum(map(len, spans.encoded)) <= MAX_BYTES
-        )
+    def has_room_for(self, spans: int, size: int) -> bool:
+        """Tell whether one more record fits. An empty batch takes any record.
 
-    def add(self, spans: Spans) -> None:
-        """Add one record's spans."""
+        Args:
+            spans: How many spans it has.
+            size: Bytes of its encoded spans.
+        """
+        fits = len(self.encoded) + spans <= MAX_SPANS and self.size + size <= MAX_BYTES
+        return fits or not self.records
+
+    def add(self, spans: Spans, size: int) -> None:
+        """Add one record's spans, and the bytes of those that are encoded."""
+        encoded, readable = spans
         self.records += 1
-        self.size += sum(map(len, spans.encoded))
-        self.encoded.extend(spans.encoded)
-        self.readable.extend(spans.readable)
+        self.size += size
+        self.encoded += encoded
+        if readable:
+            self.readable += readable

@@ -32,7 +32,9 @@ from otel_intercept.translate.provided import ProviderSpanExporter
 from otel_intercept.translate.sender import SpanSender
 from otel_intercept.translate.translator import Translator
 
-_POLL_S: Final = 0.05
+_MAX_POLL_S: Final = 0.1
+_POLLS: Final = 8
+"""Looks for records while one may wait; the event loop cannot wake a thread cheaply."""
 _SLICE: Final = 32
 _READABLE_SLICE: Final = 8
 """Records between two naps, some 2 ms; the SDK's spans take several times as long."""
@@ -87,6 +89,7 @@ class Pipeline:
             else Meters(metrics, resource, settings, recorder, self._log_fates)
         )
         readable = needs_readable(span_exporter)
+        self._poll_s = min(settings.schedule_delay_s / _POLLS, _MAX_POLL_S)
         self._slice = _READABLE_SLICE if readable else _SLICE
         self._translator = Translator(
             resource,
@@ -193,7 +196,7 @@ class Pipeline:
         last = False
         while not last:
             if len(self._recorder) < self._settings.export_batch_size:
-                self._wake.wait(_POLL_S)
+                self._wake.wait(self._poll_s)
             self._wake.clear()
             last = self._stopping
             try:
@@ -235,7 +238,7 @@ class Pipeline:
                 self._translator.add_tally(self._recorder.tally())
 
     def _take(self, number: int) -> bool:
-        if self._thread is not None:
+        if self._thread is not None and len(self._recorder):
             time.sleep(_NAP_S)
         self._taken.extend(self._recorder.take(min(number, self._slice)))
         return bool(self._taken)
@@ -250,7 +253,7 @@ class Pipeline:
                 span
                 for record in left
                 if self._recorder.has_span(record)
-                for span in self._translator.spans_of(record).readable
+                for span in self._translator.spans_of(record)[1]
             ]
         )
 

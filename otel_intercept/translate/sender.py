@@ -80,17 +80,19 @@ class SpanSender:
             spans: The spans; a record without any is settled as dropped.
             limit: How many records make a full batch.
         """
-        if not spans.encoded:
+        encoded, _ = spans
+        if not encoded:
             with self._changed:
                 self._recorder.settle(dropped=1)
             return
+        size = sum(map(len, encoded))
         try:
-            if not self._batch.has_room_for(spans):
+            if not self._batch.has_room_for(len(encoded), size):
                 self.send()
         finally:
             if not self._batch.records:
                 self._since = time.monotonic()
-            self._batch.add(spans)
+            self._batch.add(spans, size)
         if self._batch.records >= limit:
             self.send()
 

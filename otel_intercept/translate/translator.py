@@ -10,7 +10,7 @@ from opentelemetry.sdk.resources import Resource
 from otel_intercept import semconv
 from otel_intercept.record import Record
 from otel_intercept.recorder import CounterKey
-from otel_intercept.translate.batch import Spans
+from otel_intercept.translate.batch import NO_SPANS, Spans
 from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.encoder import NotAllowed, SpanEncoder
 from otel_intercept.translate.guard import Guard
@@ -73,14 +73,14 @@ class Translator:
         try:
             if not self._readable:
                 try:
-                    return Spans(self._encoded_spans.spans_of(record))
+                    return self._encoded_spans.spans_of(record), ()
                 except (NotAllowed, OverflowError, TypeError):
                     # Something in it is for the guard to cut or to hold back.
                     pass
             return self._guarded_spans(record)
         except Exception:  # noqa: BLE001 - one bad record must not stop the others
             self._complaints.warn("a record could not be turned into a span")
-            return Spans(())
+            return NO_SPANS
 
     def request_of(self, encoded: Iterable[bytes]) -> bytes:
         """Return the request that carries encoded spans. Any thread may call it."""
@@ -107,10 +107,9 @@ class Translator:
         ]
         encoded = [self._encoder.encode(span) for span in spans]
         if not self._readable:
-            return Spans(encoded)
-        return Spans(
-            encoded, [readable_span(span, self._resource, SCOPE) for span in spans]
-        )
+            return encoded, ()
+        resource = self._resource
+        return encoded, [readable_span(span, resource, SCOPE) for span in spans]
 
     def _log_of(self, record: Record) -> ReadableLogRecord | None:
         try:
