@@ -34,21 +34,27 @@ class Batch:
         self.encoded: list[bytes] = []
         self.readable: list[ReadableSpan] = []
 
-    def has_room_for(self, spans: int, size: int) -> bool:
-        """Tell whether one more record fits. An empty batch takes any record.
+    def add(self, spans: Spans, *, anyway: bool = False) -> bool:
+        """Add one record's spans; False when there is no room for them.
 
         Args:
-            spans: How many spans it has.
-            size: Bytes of its encoded spans.
+            spans: The spans. An empty batch has room for those of any record.
+            anyway: Whether to add them without asking for room.
         """
-        fits = len(self.encoded) + spans <= MAX_SPANS and self.size + size <= MAX_BYTES
-        return fits or not self.records
-
-    def add(self, spans: Spans, size: int) -> None:
-        """Add one record's spans, and the bytes of those that are encoded."""
         encoded, readable = spans
+        size = sum(map(len, encoded))
+        if (
+            self.records
+            and not anyway
+            and (
+                len(self.encoded) + len(encoded) > MAX_SPANS
+                or self.size + size > MAX_BYTES
+            )
+        ):
+            return False
         self.records += 1
         self.size += size
         self.encoded += encoded
         if readable:
             self.readable += readable
+        return True

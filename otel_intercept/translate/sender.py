@@ -80,20 +80,20 @@ class SpanSender:
             spans: The spans; a record without any is settled as dropped.
             limit: How many records make a full batch.
         """
-        encoded, _ = spans
-        if not encoded:
+        if not spans[0]:
             with self._changed:
                 self._recorder.settle(dropped=1)
             return
-        size = sum(map(len, encoded))
-        try:
-            if not self._batch.has_room_for(len(encoded), size):
+        if not self._batch.add(spans):
+            try:
                 self.send()
-        finally:
-            if not self._batch.records:
-                self._since = time.monotonic()
-            self._batch.add(spans, size)
-        if self._batch.records >= limit:
+            finally:
+                # Whatever was raised, or when it was given up: this is not lost.
+                self._batch.add(spans, anyway=True)
+        records = self._batch.records
+        if records == 1:
+            self._since = time.monotonic()
+        if records >= limit:
             self.send()
 
     def send(self) -> None:
