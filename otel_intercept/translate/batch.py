@@ -21,16 +21,15 @@ class Batch:
 
     Attributes:
         records: How many records there are.
-        size: Bytes of their encoded spans.
         encoded: Their spans as parts of an OTLP request.
         readable: Their spans as the SDK's, where somebody wants those.
     """
 
-    __slots__ = ("encoded", "readable", "records", "size")
+    __slots__ = ("_bytes_left", "encoded", "readable", "records")
 
     def __init__(self) -> None:
+        self._bytes_left = MAX_BYTES
         self.records = 0
-        self.size = 0
         self.encoded: list[bytes] = []
         self.readable: list[ReadableSpan] = []
 
@@ -42,18 +41,12 @@ class Batch:
             anyway: Whether to add them without asking for room.
         """
         encoded, readable = spans
-        size = sum(map(len, encoded))
-        if (
-            self.records
-            and not anyway
-            and (
-                len(self.encoded) + len(encoded) > MAX_SPANS
-                or self.size + size > MAX_BYTES
-            )
-        ):
+        left = self._bytes_left - sum(map(len, encoded))
+        full = left < 0 or len(self.encoded) + len(encoded) > MAX_SPANS
+        if full and self.records and not anyway:
             return False
+        self._bytes_left = left
         self.records += 1
-        self.size += size
         self.encoded += encoded
         if readable:
             self.readable += readable
