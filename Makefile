@@ -19,6 +19,7 @@ NEEDS = @command -v $(1) >/dev/null || { $(SUDO) apt-get -qq update && \
 	{ echo "needs $(1), which Debian has in $(2)" >&2; exit 1; }
 
 # Releases of verifiers that are tested, each in a virtual environment of its own.
+PEERS := .venv-bench
 HOSTS := .venv-hosts
 LEGACY_HOSTS := 0.2.0-legacy 0.3.1-legacy
 V1_HOSTS := 0.3.1-v1 0.4.0-v1 0.4.1.dev86-v1
@@ -26,7 +27,8 @@ version_of = $(firstword $(subst -, ,$(1)))
 stack_of = $(lastword $(subst -, ,$(1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack stack-test test test-hosts check fmt build dashboards rules-test dashboards-test report-test images clean
+.PHONY: help demo stack stack-test test test-hosts check fmt build dashboards rules-test dashboards-test report-test \
+	bench bench-quick bench-check images clean
 .SECONDARY:
 .SECONDEXPANSION:
 
@@ -83,6 +85,20 @@ report-test: $(VENV)/.dev ## Filter and open a report in a real browser, by keyb
 	$(call NEEDS,chromium,chromium)
 	$(BIN)/python -m pytest -m engines tests/test_report_browser.py $(ARGS)
 
+bench: $(VENV)/.dev ## Measure what watching costs, beside the peers; 25 minutes
+	$(call NEEDS,valgrind,valgrind)
+	$(BIN)/python -m bench.venvs
+	$(BIN)/python -m bench $(ARGS)
+
+bench-quick: $(VENV)/.dev ## The same with fewer rounds and variants; 5 minutes
+	$(call NEEDS,valgrind,valgrind)
+	$(BIN)/python -m bench.venvs
+	$(BIN)/python -m bench --quick $(ARGS)
+
+bench-check: $(VENV)/.dev ## Fail when a request takes more instructions than it did
+	$(call NEEDS,valgrind,valgrind)
+	$(BIN)/python -m bench.instructions --check $(ARGS)
+
 images: $(VENV)/.dev $(RENDER) ## Draw the dashboards from real rollouts into docs/images
 	$(call NEEDS,prometheus,prometheus)
 	$(call NEEDS,chromium,chromium)
@@ -94,10 +110,10 @@ $(RENDER): dashboards/render/package-lock.json
 	@touch $@
 
 clean: ## Remove everything that was made here
-	rm -rf $(VENV) $(HOSTS) build dist .coverage .coverage.* .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(HOSTS) $(PEERS) build dist .coverage .coverage.* .hypothesis .import_linter_cache
 	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache otel-intercept-demo.*
 	rm -rf dashboards/render/node_modules
-	find dashboards deploy otel_intercept tests examples -name __pycache__ -prune -exec rm -rf {} +
+	find bench dashboards deploy otel_intercept tests examples -name __pycache__ -prune -exec rm -rf {} +
 
 # Debian's python3 has venv without ensurepip; there the outer pip installs pip.
 $(VENV)/.base:

@@ -62,6 +62,7 @@ class Panel:
         alarm: From where it is red; None for never.
         top: The end of the scale; None for what fits the data.
         exemplars: Whether exemplars are shown although the series add up.
+        height: Of a graph, in the rows of Grafana's grid; more for long legends.
     """
 
     title: str
@@ -75,6 +76,7 @@ class Panel:
     alarm: float | None = None
     top: float | None = None
     exemplars: bool = False
+    height: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ def build(board: Board) -> models.Dashboard:
             number += 1
             if left + panel.width > _WIDTH:
                 left, top = 0, top + height
-            height = 5 if panel.single else 8
+            height = 5 if panel.single else panel.height
             place = models.GridPos(h=height, w=panel.width, x=left, y=top)
             left += panel.width
             built = _stat(panel) if panel.single else _graph(panel)

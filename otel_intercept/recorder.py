@@ -7,7 +7,7 @@ takes the counters in the order that keeps the balance true while they move.
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from otel_intercept import semconv
 from otel_intercept.failure import Failure
@@ -17,9 +17,13 @@ from otel_intercept.record import (
     FailureSeen,
     Record,
     RolloutEnded,
+    RolloutRef,
     RolloutStarted,
 )
 from otel_intercept.semconv import ExchangeOutcome
+
+if TYPE_CHECKING:
+    from otel_intercept.exchange import Exchange
 
 CounterKey: TypeAlias = tuple[str, tuple[str | bool, ...]]
 """An instrument's name and its label values, in the order of ``Instrument.labels``."""
@@ -150,13 +154,27 @@ class Recorder:
                 # The event loop has opened or closed a rollout in between.
                 continue
 
+    @property
+    def has_spans(self) -> bool:
+        """Whether records become spans."""
+        return self._spans
+
+    def reopen(self, rollout: RolloutRef) -> None:
+        """Take a rollout for open; for one whose start another recorder was given."""
+        self._open[rollout.span_id] = rollout.start_ns
+        self._most_open_rollouts = max(self._most_open_rollouts, len(self._open))
+
+    def forget(self, root: int) -> None:
+        """Take a rollout for ended by its root's span id; for one whose end is lost."""
+        self._open.pop(root, None)
+
     def has_span(self, record: Record) -> bool:
         """Tell whether the record becomes a span, and so counts in the balance."""
         if isinstance(record, ExchangeRejected):
             return False
         return self._spans and record.rollout.sampled
 
-    def begin(self, sampled: bool) -> None:  # noqa: FBT001 - the hot path is positional
+    def begin(self, sampled: bool, _exchange: "Exchange | None" = None) -> None:  # noqa: FBT001 - the hot path is positional
         """Count a record that has begun and will be put when it ends.
 
         Args:
@@ -177,10 +195,9 @@ class Recorder:
         if self.has_span(record):
             self._ended += 1
         if isinstance(record, RolloutStarted):
-            self._open[record.rollout.span_id] = record.rollout.start_ns
-            self._most_open_rollouts = max(self._most_open_rollouts, len(self._open))
+            self.reopen(record.rollout)
         elif isinstance(record, RolloutEnded):
-            self._open.pop(record.rollout.span_id, None)
+            self.forget(record.rollout.span_id)
         waiting = len(self._queue)
         if (waiting < self._queue_size or self._may_use_reserve(record, waiting)) and (
             not self._closed
@@ -188,6 +205,14 @@ class Recorder:
             self._queue.append(record)
         else:
             self._drop(record)
+
+    def pass_by(self, exchange: ExchangeEnded) -> None:
+        """Count an ended exchange that need not wait here, since it was sent at once.
+
+        O(1); takes no lock, never blocks, never raises.
+        """
+        if self._spans and exchange.rollout.sampled:
+            self._ended += 1
 
     def take(self, limit: int) -> list[Record]:
         """Remove and return at most ``limit`` records, oldest first."""

@@ -38,8 +38,9 @@ class Settings:
             Metrics count every rollout either way.
         exemplar_filter: Which measurements link to their span. None takes those of
             sampled rollouts.
-        recorder: ``thread`` exports in the background; ``inline`` only in ``flush``
-            and ``shutdown``, in the thread that calls them (for tests).
+        recorder: ``thread`` exports in the background; ``process`` in a helper process
+            (only of ``otel_intercept.sdk.configure``); ``inline`` only in ``flush`` and
+            ``shutdown``, in the thread that calls them (for tests).
 
     Raises:
         ConfigurationError: A value is out of range. The message does not repeat it.
@@ -53,7 +54,7 @@ class Settings:
     model_cap: int = 64
     sampler: "Sampler | None" = None
     exemplar_filter: "ExemplarFilter | None" = None
-    recorder: Literal["thread", "inline"] = "thread"
+    recorder: Literal["thread", "process", "inline"] = "thread"
 
     def __post_init__(self) -> None:
         if len(self.fingerprint_key) < _MIN_KEY_BYTES:
@@ -66,5 +67,5 @@ class Settings:
             raise ConfigurationError("export_batch_size must be from 1 to 4096")
         if self.model_cap < 0:
             raise ConfigurationError("model_cap must not be negative")
-        if self.recorder not in ("thread", "inline"):
-            raise ConfigurationError("recorder must be 'thread' or 'inline'")
+        if self.recorder not in ("thread", "process", "inline"):
+            raise ConfigurationError("recorder must be 'thread', 'process' or 'inline'")

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from otel_intercept.errors import ConfigurationError
 from otel_intercept.record import Record
@@ -18,11 +18,58 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
 
-    from otel_intercept.translate.pipeline import Pipeline
+    from otel_intercept.exchange import Exchange
+    from otel_intercept.process.recorder import ProcessRecorder
 
 __all__ = ["Balance", "Settings", "Telemetry"]
 
 _logger: Final = logging.getLogger("otel_intercept.telemetry")
+
+
+class Intake(Protocol):
+    """Where the event loop hands records over: O(1), never blocks, never raises."""
+
+    def begin(self, sampled: bool, exchange: "Exchange | None" = None) -> None:  # noqa: FBT001 - the hot path is positional
+        """Count a record that has begun."""
+        ...
+
+    def put(self, record: Record) -> None:
+        """Take an ended record, or drop and count it."""
+        ...
+
+    def balance(self) -> Balance:
+        """Return what became of every record so far."""
+        ...
+
+
+class Engine(Protocol):
+    """What exports the records that the intake has taken, in whichever process."""
+
+    def sample(self, trace_id: int) -> bool:
+        """Decide whether a rollout has spans."""
+        ...
+
+    def allow_attribute_keys(self, keys: Iterable[str]) -> frozenset[str]:
+        """Let operator attributes out; return those that were taken."""
+        ...
+
+    def flush(self, timeout_s: float) -> bool:
+        """Export what has ended. True when all of it was confirmed in time."""
+        ...
+
+    def shutdown(self, timeout_s: float) -> None:
+        """Export what can be in time, settle the rest, stop everything."""
+        ...
+
+    @property
+    def held_back(self) -> int:
+        """How many items of spans were not let out."""
+        ...
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being exported, nor will be by itself."""
+        ...
 
 
 class Telemetry:
@@ -55,7 +102,8 @@ class Telemetry:
         tracer_provider: An SDK tracer provider to use in place of a span exporter. Its
             sampler decides once per rollout, unless the settings have one.
         meter_provider: An SDK meter provider to use in place of a metric reader.
-            Counters have no exemplars there.
+            Counters have no exemplars there, and measuring costs more, since it is
+            done by instruments of the SDK rather than by aggregates of ours.
         log_exporter: Where failures go as log records (``intercept.failure``), sampled
             or not, from a thread of their own. Behind the export guard.
         logger_provider: An SDK logger provider to use in place of a log exporter.
@@ -82,13 +130,20 @@ class Telemetry:
         _only_one(log_exporter=log_exporter, logger_provider=logger_provider)
         self._settings = settings or Settings()
         has_spans = not (span_exporter is None and tracer_provider is None)
-        self._recorder = Recorder(self._settings.queue_size, spans=has_spans)
+        recorder = Recorder(self._settings.queue_size, spans=has_spans)
+        self._intake: Intake = recorder
+        self._engine: Engine | None = None
         self._callbacks: list[Callable[[], None]] = []
-        self._pipeline: Pipeline | None = None
         self._is_shut_down = False
         others = (metric_reader, meter_provider, log_exporter, logger_provider)
         if not has_spans and others == (None,) * len(others):
             return
+        if self._settings.recorder == "process":
+            raise ConfigurationError(
+                "recorder 'process' is for otel_intercept.sdk.configure: exporters, "
+                "readers and providers cannot be handed to another process; use "
+                "'thread'"
+            )
         # Imported late, so that a disabled process never loads the SDK.
         from otel_intercept.translate import pipeline, provided
 
@@ -98,20 +153,29 @@ class Telemetry:
             meter_provider = provided.adopt_meter_provider(meter_provider)
         if logger_provider is not None:
             log_exporter = provided.adopt_logger_provider(logger_provider)
-        self._pipeline = pipeline.Pipeline(
-            self._recorder,
+        engine = pipeline.Pipeline(
+            recorder,
             self._settings,
             span_exporter=span_exporter,
             metrics=metric_reader or meter_provider,
             log_exporter=log_exporter,
             resource=resource,
         )
-        self._pipeline.start()
+        engine.start()
+        self._engine = engine
+
+    @classmethod
+    def through(cls, recorder: "ProcessRecorder", settings: Settings) -> Self:
+        """Return telemetry that goes through a recorder which runs already."""
+        telemetry = cls(settings=settings)
+        telemetry._intake = recorder.intake
+        telemetry._engine = recorder
+        return telemetry
 
     @property
     def enabled(self) -> bool:
         """Whether anything is recorded."""
-        return self._pipeline is not None
+        return self._engine is not None
 
     @property
     def settings(self) -> Settings:
@@ -123,24 +187,25 @@ class Telemetry:
 
         A sampler that raises counts as a yes: telemetry is not lost to its mistake.
         """
-        return self._pipeline is not None and self._pipeline.sample(trace_id)
+        return self._engine is not None and self._engine.sample(trace_id)
 
-    def begin(self, sampled: bool) -> None:  # noqa: FBT001 - the hot path is positional
+    def begin(self, sampled: bool, exchange: "Exchange | None" = None) -> None:  # noqa: FBT001 - the hot path is positional
         """Count a record that has begun: rollout root, marker, exchange or failure.
 
         Args:
             sampled: Whether the record's rollout is sampled; if not, nothing counts.
+            exchange: The exchange, where it is one.
         """
-        if self._pipeline is not None:
-            self._recorder.begin(sampled)
+        if self._engine is not None:
+            self._intake.begin(sampled, exchange)
 
     def put(self, record: Record) -> None:
         """Hand over an ended record: O(1), no lock, never blocks, never raises.
 
         Records of unsampled rollouts and rejected exchanges become metrics only.
         """
-        if self._pipeline is not None:
-            self._recorder.put(record)
+        if self._engine is not None:
+            self._intake.put(record)
 
     def declare_attribute_keys(self, keys: Iterable[str]) -> frozenset[str]:
         """Let operator attributes of rollouts through the export guard.
@@ -152,9 +217,9 @@ class Telemetry:
             The keys that may be used: at most 64 distinct ones per process, none of
             them a key of ours. The rest is dropped and counted. Idempotent.
         """
-        if self._pipeline is None:
+        if self._engine is None:
             return frozenset(keys)
-        return self._pipeline.allow_attribute_keys(keys)
+        return self._engine.allow_attribute_keys(keys)
 
     def add_shutdown_callback(self, callback: Callable[[], None]) -> None:
         """Have ``callback`` called first at shutdown, to end what is still open."""
@@ -174,9 +239,9 @@ class Telemetry:
         Returns:
             True when all of it was confirmed in time; False otherwise.
         """
-        if self._pipeline is None:
+        if self._engine is None:
             return True
-        return self._pipeline.flush(timeout_s)
+        return self._engine.flush(timeout_s)
 
     def shutdown(self, timeout_s: float = 5.0) -> Balance:
         """Close what is open, export what can be, stop, and log the balance at INFO.
@@ -187,7 +252,7 @@ class Telemetry:
         Returns:
             The final balance.
         """
-        if self._is_shut_down or self._pipeline is None:
+        if self._is_shut_down or self._engine is None:
             return self.balance()
         self._is_shut_down = True
         for callback in self._callbacks:
@@ -195,28 +260,28 @@ class Telemetry:
                 callback()
             except Exception:  # noqa: BLE001 - shutdown goes on; the text is not ours
                 _logger.warning("a shutdown callback failed")
-        self._pipeline.shutdown(timeout_s)
+        self._engine.shutdown(timeout_s)
         balance = self.balance()
         _logger.info(
             "telemetry balance: started=%d ended=%d open=%d exported=%d failed=%d "
             "dropped=%d queued=%d",
             *balance,
         )
-        if self._pipeline.held_back:
+        if self._engine.held_back:
             _logger.warning(
                 "the export guard held back %d items that are not allowed to leave",
-                self._pipeline.held_back,
+                self._engine.held_back,
             )
         return balance
 
     @property
     def idle(self) -> bool:
         """Whether no export runs: so after a shutdown that did not have to give up."""
-        return self._pipeline is None or self._pipeline.idle
+        return self._engine is None or self._engine.idle
 
     def balance(self) -> Balance:
         """Return what became of every record so far; consistent at any time."""
-        return self._recorder.balance()
+        return self._intake.balance()
 
 
 def _only_one(**given: object) -> None:

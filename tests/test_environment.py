@@ -396,7 +396,7 @@ def test_a_file_that_can_be_read_is_taken(tmp_path: Path) -> None:
         ("export_batch_size", -77),
         ("export_batch_size", 4097),
         ("model_cap", -77),
-        ("recorder", "process"),
+        ("recorder", "fork"),
     ],
 )
 def test_settings_refuse_what_cannot_work(field: str, value: object) -> None:

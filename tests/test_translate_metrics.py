@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Mapping
 from itertools import product
+from typing import Literal
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider, TraceBasedExemplarFilter
@@ -35,14 +36,18 @@ from otel_intercept.semconv import (
 )
 from otel_intercept.settings import Settings
 from otel_intercept.testing import TelemetryRecorder
-from otel_intercept.translate.guard_metrics import metrics_of
-from otel_intercept.translate.metrics import (
+from otel_intercept.translate.aggregates import Aggregates
+from otel_intercept.translate.balance import (
+    OBSERVED,
     BalanceInstruments,
-    Instruments,
-    ModelLabel,
-    views,
+    BalanceSheet,
 )
+from otel_intercept.translate.collector import Collector
+from otel_intercept.translate.guard_metrics import metrics_of
+from otel_intercept.translate.metrics import Instruments, views
+from otel_intercept.translate.model_label import ModelLabel
 from otel_intercept.translate.possible import possible_counters, possible_failures
+from otel_intercept.translate.served import serve, temporality_of
 from tests.samples import (
     EXCHANGE_ID,
     ROOT_ID,
@@ -57,29 +62,53 @@ from tests.samples import (
     wait,
 )
 
+Way = Literal["sdk", "own"]
+EMPTY_SHEET = BalanceSheet(
+    balance=lambda: Balance(0, 0, 0, 0, 0, 0, 0),
+    metric_fates=dict,
+    log_fates=dict,
+    open_rollouts=lambda: 0,
+    oldest_rollout_s=lambda: 0.0,
+)
+OBSERVED_NAMES = {instrument.name for instrument in OBSERVED}
+each_way = pytest.mark.parametrize("way", ["sdk", "own"])
+
 Point = NumberDataPoint | HistogramDataPoint
 Series = dict[frozenset[tuple[str, object]], Point]
 
 
 class Bench:
-    """The instruments on a real provider with an in-memory reader."""
+    """Instruments of the SDK, or aggregates of ours, before an in-memory reader."""
 
-    def __init__(self, *, cap: int = 64, allowed: frozenset[str] | None = None) -> None:
+    def __init__(
+        self, way: Way, sheet: BalanceSheet = EMPTY_SHEET, *, cap: int = 64
+    ) -> None:
         self.reader = InMemoryMetricReader()
-        self.provider = MeterProvider(
+        provider = MeterProvider(
             [self.reader],
             Resource({}),
             exemplar_filter=TraceBasedExemplarFilter(),
             shutdown_on_exit=False,
             views=views(),
         )
-        self.meter = self.provider.get_meter("otel_intercept")
-        self.instruments = Instruments(self.meter, ModelLabel(allowed, cap))
+        label = ModelLabel(None, cap)
+        self.measures: Instruments | Aggregates
+        if way == "sdk":
+            meter = provider.get_meter("otel_intercept")
+            self.measures = Instruments(meter, label)
+            BalanceInstruments(meter, sheet)
+        else:
+            self.measures = Aggregates(label, "sampled")
+            temporality = temporality_of(self.reader)
+            serve(
+                self.reader,
+                Collector(self.measures, sheet, Resource({}), temporality),
+            )
 
     def record(self, *records: Record) -> None:
         """Record the metrics of some records."""
         for record in records:
-            self.instruments.record(record)
+            self.measures.record(record)
 
     def collect(self) -> dict[str, Series]:
         """Return every series by instrument and labels."""
@@ -116,9 +145,10 @@ def nonzero(series: Series) -> dict[frozenset[tuple[str, object]], float]:
     }
 
 
-def test_every_combination_that_can_occur_starts_at_zero() -> None:
+@each_way
+def test_every_combination_that_can_occur_starts_at_zero(way: Way) -> None:
     """The first scrape has all series of the three counters, each at 0."""
-    collected = Bench().collect()
+    collected = Bench(way).collect()
 
     rollouts = collected["intercept.rollouts"]
     exchanges = collected["intercept.exchanges"]
@@ -187,9 +217,10 @@ def test_every_counter_key_of_every_record_is_seeded() -> None:
         assert set(counter_keys(other)) <= seeded
 
 
-def test_an_ended_rollout_is_counted_and_timed() -> None:
+@each_way
+def test_an_ended_rollout_is_counted_and_timed(way: Way) -> None:
     """The end of a rollout moves its counter and its duration, by outcome."""
-    bench = Bench()
+    bench = Bench(way)
 
     bench.record(started(), ended(outcome=RolloutOutcome.STOPPED))
 
@@ -199,9 +230,10 @@ def test_an_ended_rollout_is_counted_and_timed() -> None:
     assert histogram(collected["intercept.rollout.duration"], labels).sum == 10.0
 
 
-def test_an_exchange_moves_every_instrument_that_it_has_facts_for() -> None:
+@each_way
+def test_an_exchange_moves_every_instrument_that_it_has_facts_for(way: Way) -> None:
     """Durations, gaps, first chunk and tokens of an exchange land where they belong."""
-    bench = Bench()
+    bench = Bench(way)
 
     bench.record(
         exchange(
@@ -242,15 +274,16 @@ def test_an_exchange_moves_every_instrument_that_it_has_facts_for() -> None:
     assert histogram(tokens, {**usage, "gen_ai.token.type": "output"}).sum == 20
 
 
-def test_an_exchange_without_facts_moves_no_stream_instrument() -> None:
+@each_way
+def test_an_exchange_without_facts_moves_no_stream_instrument(way: Way) -> None:
     """A unary answer has no first chunk and no gap, and unknown usage is not zero."""
-    bench = Bench()
+    bench = Bench(way)
 
     bench.record(
         exchange(stream=False), exchange(facts=StreamFacts(0, 0, 2, 0.0, None))
     )
 
-    assert bench.collect().keys() == {
+    assert bench.collect().keys() - OBSERVED_NAMES == {
         "intercept.rollouts",
         "intercept.exchanges",
         "intercept.exchanges.replayed",
@@ -260,9 +293,10 @@ def test_an_exchange_without_facts_moves_no_stream_instrument() -> None:
     }
 
 
-def test_a_replayed_failure_counts_as_replayed_and_as_no_new_failure() -> None:
+@each_way
+def test_a_replayed_failure_counts_as_replayed_and_as_no_new_failure(way: Way) -> None:
     """An answer of an earlier exchange moves both exchange counters, not failures."""
-    bench = Bench()
+    bench = Bench(way)
 
     bench.record(failed_exchange()._replace(replayed=True))
 
@@ -282,9 +316,10 @@ def test_a_replayed_failure_counts_as_replayed_and_as_no_new_failure() -> None:
     }
 
 
-def test_keepalives_are_counted_by_dialect() -> None:
+@each_way
+def test_keepalives_are_counted_by_dialect(way: Way) -> None:
     """An ended stream adds what was written in its silences, and each dialect has 0."""
-    bench = Bench()
+    bench = Bench(way)
 
     bench.record(
         exchange(facts=StreamFacts(3, 90, 5, 0.5, 0.1)),
@@ -320,9 +355,12 @@ def test_the_oldest_open_rollout_shows_its_age() -> None:
     assert 0 < younger < open_
 
 
-def test_a_failed_exchange_and_a_late_failure_count_as_failures_once_each() -> None:
+@each_way
+def test_a_failed_exchange_and_a_late_failure_count_as_failures_once_each(
+    way: Way,
+) -> None:
     """Failures are counted where they were seen, not again with their rollout."""
-    bench = Bench()
+    bench = Bench(way)
 
     bench.record(
         failed_exchange(),
@@ -336,9 +374,10 @@ def test_a_failed_exchange_and_a_late_failure_count_as_failures_once_each() -> N
     assert set(moved.values()) == {1}
 
 
-def test_a_rejected_request_counts_as_an_exchange() -> None:
+@each_way
+def test_a_rejected_request_counts_as_an_exchange(way: Way) -> None:
     """A request for an unknown rollout is counted under ``rejected``."""
-    bench = Bench()
+    bench = Bench(way)
 
     bench.record(ExchangeRejected(Dialect.MESSAGES))
 
@@ -350,9 +389,10 @@ def test_a_rejected_request_counts_as_an_exchange() -> None:
     assert value(bench.collect()["intercept.exchanges"], labels) == 1
 
 
-def test_unsampled_rollouts_are_counted_all_the_same() -> None:
+@each_way
+def test_unsampled_rollouts_are_counted_all_the_same(way: Way) -> None:
     """Metrics count every rollout, and link to no span that does not exist."""
-    bench = Bench()
+    bench = Bench(way)
 
     bench.record(exchange(rollout_ref(sampled=False)))
 
@@ -360,9 +400,10 @@ def test_unsampled_rollouts_are_counted_all_the_same() -> None:
     assert [point.exemplars for point in series.values()] == [[]]
 
 
-def test_exemplars_lead_to_the_span_and_carry_no_attributes() -> None:
+@each_way
+def test_exemplars_lead_to_the_span_and_carry_no_attributes(way: Way) -> None:
     """Histogram and counter exemplars have the record's own trace and span id."""
-    bench = Bench()
+    bench = Bench(way)
 
     bench.record(exchange(), ended())
 
@@ -383,14 +424,15 @@ def test_exemplars_lead_to_the_span_and_carry_no_attributes() -> None:
     assert not exemplar.filtered_attributes
 
 
-def test_a_span_that_happens_to_be_current_is_no_exemplar() -> None:
+@each_way
+def test_a_span_that_happens_to_be_current_is_no_exemplar(way: Way) -> None:
     """Unsampled records and dropped ones never link to the caller's own span."""
-    bench = Bench()
+    bench = Bench(way)
     context = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
 
     with use_span(NonRecordingSpan(context)):
         bench.record(exchange(rollout_ref(sampled=False)))
-        bench.instruments.add_tally(
+        bench.measures.add_tally(
             {(semconv.EXCHANGES.name, ("ok", "messages", True)): 2}
         )
 
@@ -398,9 +440,10 @@ def test_a_span_that_happens_to_be_current_is_no_exemplar() -> None:
         assert not [point for point in series.values() if point.exemplars]
 
 
-def test_recording_and_collecting_draw_nothing_from_the_global_random() -> None:
+@each_way
+def test_recording_and_collecting_draw_nothing_from_the_global_random(way: Way) -> None:
     """Seeded training code gets the same numbers with telemetry as without."""
-    bench = Bench()
+    bench = Bench(way)
     random.seed(42)
     state = random.getstate()
 
@@ -411,18 +454,20 @@ def test_recording_and_collecting_draw_nothing_from_the_global_random() -> None:
     assert random.getstate() == state
 
 
-def test_a_tally_is_added_once_however_often_it_is_shown() -> None:
+@each_way
+def test_a_tally_is_added_once_however_often_it_is_shown(way: Way) -> None:
     """What the recorder dropped is counted by the difference to the last tally."""
-    bench = Bench()
+    bench = Bench(way)
     key = (semconv.ROLLOUTS.name, ("failed",))
 
     for total in (2, 2, 5):
-        bench.instruments.add_tally({key: total})
+        bench.measures.add_tally({key: total})
 
     labels = {"intercept.rollout.outcome": "failed"}
     assert value(bench.collect()["intercept.rollouts"], labels) == 5
 
 
+@each_way
 @pytest.mark.parametrize(
     ("instrument", "largest"),
     [
@@ -432,10 +477,10 @@ def test_a_tally_is_added_once_however_often_it_is_shown() -> None:
     ],
 )
 def test_histograms_have_the_buckets_of_the_catalogue(
-    instrument: semconv.Instrument, largest: float
+    way: Way, instrument: semconv.Instrument, largest: float
 ) -> None:
     """Buckets reach as far as the thing that they measure takes."""
-    bench = Bench()
+    bench = Bench(way)
 
     bench.record(exchange(response=((semconv.GEN_AI_USAGE_INPUT_TOKENS, 1),)), ended())
 
@@ -504,9 +549,9 @@ def test_the_settings_narrow_the_models_of_a_telemetry() -> None:
     assert models == {"known", "_OTHER"}
 
 
-def test_the_balance_is_one_snapshot_within_each_collection() -> None:
+@each_way
+def test_the_balance_is_one_snapshot_within_each_collection(way: Way) -> None:
     """However the balance moves between reads, the identity holds in every scrape."""
-    bench = Bench()
     reads = 0
 
     def moving() -> Balance:
@@ -516,13 +561,15 @@ def test_the_balance_is_one_snapshot_within_each_collection() -> None:
             reads * 15, reads * 10, reads * 5, reads * 4, reads * 3, reads * 2, reads
         )
 
-    BalanceInstruments(
-        bench.meter,
-        balance=moving,
-        metric_fates=lambda: {Fate.EXPORTED: 7},
-        log_fates=dict,
-        open_rollouts=lambda: 3,
-        oldest_rollout_s=lambda: 1.5,
+    bench = Bench(
+        way,
+        BalanceSheet(
+            balance=moving,
+            metric_fates=lambda: {Fate.EXPORTED: 7},
+            log_fates=dict,
+            open_rollouts=lambda: 3,
+            oldest_rollout_s=lambda: 1.5,
+        ),
     )
 
     for _ in range(5):
@@ -542,17 +589,10 @@ def test_the_balance_is_one_snapshot_within_each_collection() -> None:
         assert value(collected["intercept.rollouts.oldest"], {}) == 1.5
 
 
-def test_all_signals_have_every_fate_from_the_start() -> None:
+@each_way
+def test_all_signals_have_every_fate_from_the_start(way: Way) -> None:
     """The records counter has its nine series at once; it only grows."""
-    bench = Bench()
-    BalanceInstruments(
-        bench.meter,
-        balance=lambda: Balance(0, 0, 0, 0, 0, 0, 0),
-        metric_fates=dict,
-        log_fates=dict,
-        open_rollouts=lambda: 0,
-        oldest_rollout_s=lambda: 0.0,
-    )
+    bench = Bench(way)
 
     series = bench.collect()["intercept.records"]
 

@@ -253,6 +253,7 @@ ROLLOUT_HEALTH: Final = Board(
                     ),
                     width=24,
                     stacked=True,
+                    height=10,
                 ),
             ),
         ),

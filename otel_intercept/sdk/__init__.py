@@ -5,16 +5,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from otel_intercept.sdk.adopt import adopt_global_providers
-from otel_intercept.sdk.environment import Environment, read_environment
-from otel_intercept.sdk.export_logs import ExportLogs
-from otel_intercept.sdk.exporters import (
-    build_log_exporter,
-    build_metric_exporter,
-    build_span_exporter,
-)
+from otel_intercept.sdk.environment import read_environment
 from otel_intercept.sdk.otlp_reader import EventLine, SpanLine, read_spans
 from otel_intercept.telemetry import Telemetry
-from otel_intercept.translate.guarded import GuardedMetricReader
 
 __all__ = [
     "EventLine",
@@ -39,9 +32,11 @@ def configure(
     ``OTEL_BSP_MAX_QUEUE_SIZE``, ``OTEL_BSP_MAX_EXPORT_BATCH_SIZE``,
     ``OTEL_METRIC_EXPORT_INTERVAL`` and ``OTEL_METRICS_EXEMPLAR_FILTER``; of our own,
     ``OTEL_INTERCEPT_FILE`` (also writes spans to this file), ``OTEL_INTERCEPT_MODELS``,
-    ``OTEL_INTERCEPT_FINGERPRINT_KEY`` and ``OTEL_INTERCEPT_FAILURE_LOGS`` (``true``
-    also sends failures as log records; only then ``OTEL_LOGS_EXPORTER`` and
-    ``OTEL_EXPORTER_OTLP_LOGS_*`` are read, as those of the other signals).
+    ``OTEL_INTERCEPT_FINGERPRINT_KEY``, ``OTEL_INTERCEPT_RECORDER`` (``thread``, or
+    ``process``: a helper process exports, and outlives this one for a moment) and
+    ``OTEL_INTERCEPT_FAILURE_LOGS`` (``true`` also sends failures as log
+    records; only then ``OTEL_LOGS_EXPORTER`` and ``OTEL_EXPORTER_OTLP_LOGS_*`` are
+    read, as those of the other signals).
 
     While it lasts, the loggers of the exporters write constant messages only. When it
     ends, telemetry is shut down within 5 seconds; this blocks, also on an event loop,
@@ -65,34 +60,14 @@ def configure(
     if environment is None:
         yield Telemetry()
         return
-    logs = ExportLogs()
-    # Before the exporters are made, since making them logs malformed headers.
-    logs.install()
-    telemetry = None
-    try:
-        telemetry = _build(environment)
-        logs.install()
+    # Imported late, so that a process that has a helper loads no exporter.
+    if environment.settings.recorder == "process":
+        from otel_intercept.sdk.elsewhere import exporting_elsewhere
+
+        exports = exporting_elsewhere(environment, environ)
+    else:
+        from otel_intercept.sdk.parts import exporting_here
+
+        exports = exporting_here(environment)
+    with exports as telemetry:
         yield telemetry
-    finally:
-        if telemetry is not None:
-            telemetry.shutdown()
-        # An export that was given up still runs, and may still log.
-        if telemetry is None or telemetry.idle:
-            logs.remove()
-
-
-def _build(environment: Environment) -> Telemetry:
-    span_exporter = build_span_exporter(environment.traces)
-    metric_exporter = build_metric_exporter(environment.metrics)
-    reader = None
-    if metric_exporter is not None:
-        reader = GuardedMetricReader(
-            metric_exporter, interval_s=environment.metric_interval_s
-        )
-    return Telemetry(
-        span_exporter=span_exporter,
-        metric_reader=reader,
-        log_exporter=build_log_exporter(environment.logs),
-        resource=environment.resource,
-        settings=environment.settings,
-    )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from opentelemetry.sdk.metrics import (
     AlwaysOffExemplarFilter,
@@ -29,6 +29,7 @@ from otel_intercept.sdk.variables import Variables
 from otel_intercept.settings import MAX_EXPORT_BATCH_SIZE, Settings
 
 DEFAULT_SERVICE_NAME: Final = "otel_intercept"
+FINGERPRINT_KEY: Final = "OTEL_INTERCEPT_FINGERPRINT_KEY"
 
 _OTLP: Final = "otlp"
 _EXPORTERS: Final = (_OTLP, "console", "otlp_json_file")
@@ -36,8 +37,12 @@ _SAMPLERS: Final = ("always_on", "always_off", "traceidratio")
 _MAX_QUEUE: Final = 10_000_000
 _DAY_MS: Final = 86_400_000
 _FILE: Final = "OTEL_INTERCEPT_FILE"
+_RECORDER: Final = "OTEL_INTERCEPT_RECORDER"
+_RECORDERS: Final[Mapping[str, Literal["thread", "process"]]] = {
+    "thread": "thread",
+    "process": "process",
+}
 _FAILURE_LOGS: Final = "OTEL_INTERCEPT_FAILURE_LOGS"
-_FINGERPRINT_KEY: Final = "OTEL_INTERCEPT_FINGERPRINT_KEY"
 _MIN_KEY_BYTES: Final = 16
 
 
@@ -181,17 +186,18 @@ def read_settings(variables: Variables) -> Settings:
             high=MAX_EXPORT_BATCH_SIZE,
         ),
         models=frozenset(variables.words("OTEL_INTERCEPT_MODELS")) or None,
+        recorder=_RECORDERS[variables.choice(_RECORDER, (*_RECORDERS,), "thread")],
     )
 
 
 def _fingerprint_key(variables: Variables) -> bytes:
-    text = variables.text(_FINGERPRINT_KEY)
+    text = variables.text(FINGERPRINT_KEY)
     if text is None:
         return secrets.token_bytes(32)
     key = text.encode("utf-8", "surrogateescape")
     if len(key) < _MIN_KEY_BYTES:
         raise ConfigurationError(
-            f"{_FINGERPRINT_KEY} must have at least {_MIN_KEY_BYTES} bytes"
+            f"{FINGERPRINT_KEY} must have at least {_MIN_KEY_BYTES} bytes"
         )
     return key
 

@@ -1,8 +1,9 @@
-"""Own the meter provider: its instruments, its flush and its bounded shutdown."""
+"""Own the way of metrics out: what measures records, its flush and its shutdown."""
 
 import time
 from collections.abc import Callable, Mapping
 
+from opentelemetry.metrics import NoOpMeter
 from opentelemetry.sdk.metrics import MeterProvider, TraceBasedExemplarFilter
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import Resource
@@ -10,19 +11,24 @@ from opentelemetry.sdk.resources import Resource
 from otel_intercept.recorder import Recorder
 from otel_intercept.semconv import Fate
 from otel_intercept.settings import Settings
+from otel_intercept.translate import served
+from otel_intercept.translate.aggregates import Aggregates
+from otel_intercept.translate.balance import BalanceInstruments, BalanceSheet
 from otel_intercept.translate.bounded import seconds_until, within
+from otel_intercept.translate.collector import Collector
 from otel_intercept.translate.guarded import GuardedMetricReader
-from otel_intercept.translate.metrics import (
-    BalanceInstruments,
-    Instruments,
-    ModelLabel,
-    views,
-)
+from otel_intercept.translate.metrics import Instruments, views
+from otel_intercept.translate.model_label import ModelLabel
 from otel_intercept.translate.scope import SCOPE
 
 
 class Meters:
-    """The metrics half of the pipeline: one meter, on our provider or on another's.
+    """The metrics half of the pipeline: for a reader, or on another's provider.
+
+    A reader collects from aggregates of our own, which cost a fraction of the SDK's
+    instruments. These are used where aggregates would not do what was asked for: on a
+    provider of the application, with an exemplar filter that is none of the SDK's, or
+    for a reader that aggregates in its own way.
 
     A provider of the application is flushed, never shut down. Its instruments stay
     there and show the last balance; what becomes of its data points is not known.
@@ -45,6 +51,7 @@ class Meters:
         log_fates: Callable[[], Mapping[Fate, int]],
     ) -> None:
         self._reader = None if isinstance(source, MeterProvider) else source
+        # Ours also keeps the reader from being given to another, and stops it.
         self._provider = (
             source
             if isinstance(source, MeterProvider)
@@ -56,20 +63,35 @@ class Meters:
                 views=views(),
             )
         )
-        meter = self._provider.get_meter(SCOPE.name, SCOPE.version)
-        self.instruments = Instruments(
-            meter,
-            ModelLabel(settings.models, settings.model_cap),
-            counter_exemplars=self._reader is not None,
-        )
-        self._balance = BalanceInstruments(
-            meter,
+        sheet = BalanceSheet(
             balance=recorder.balance,
             metric_fates=self._fates,
             log_fates=log_fates,
             open_rollouts=lambda: recorder.open_rollouts,
             oldest_rollout_s=lambda: _age_s(recorder.oldest_open_ns()),
         )
+        self.instruments = self._measure_by(sheet, resource, settings)
+
+    def _measure_by(
+        self, sheet: BalanceSheet, resource: Resource, settings: Settings
+    ) -> Aggregates | Instruments:
+        label = ModelLabel(settings.models, settings.model_cap)
+        meter = self._provider.get_meter(SCOPE.name, SCOPE.version)
+        exemplars = served.exemplars_of(settings.exemplar_filter)
+        reader = self._reader
+        if (
+            reader is None
+            or exemplars is None
+            # The SDK is disabled.
+            or isinstance(meter, NoOpMeter)
+            or served.wants_own_aggregation(reader)
+        ):
+            BalanceInstruments(meter, sheet)
+            return Instruments(meter, label, counter_exemplars=reader is not None)
+        aggregates = Aggregates(label, exemplars)
+        temporality = served.temporality_of(reader)
+        served.serve(reader, Collector(aggregates, sheet, resource, temporality))
+        return aggregates
 
     def flush(self, timeout_s: float) -> bool:
         """Collect and export now. True when that was confirmed in time."""

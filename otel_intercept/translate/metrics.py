@@ -1,11 +1,10 @@
 """Record the metrics of each record on SDK instruments made from the catalogue."""
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import product
+from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
 from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
+from opentelemetry.metrics import Histogram, Meter
 from opentelemetry.sdk.metrics import (
     AlignedHistogramBucketExemplarReservoir,
     ExemplarReservoir,
@@ -15,13 +14,9 @@ from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, set_span_in_cont
 
 from otel_intercept import dialect, semconv
 from otel_intercept.record import ExchangeEnded, Record, RolloutEnded
-from otel_intercept.recorder import (
-    Balance,
-    CounterKey,
-    counter_keys,
-    keepalives_of,
-)
-from otel_intercept.semconv import Fate, Instrument, Signal
+from otel_intercept.recorder import CounterKey, counter_keys, keepalives_of
+from otel_intercept.semconv import Instrument
+from otel_intercept.translate.model_label import ModelLabel
 from otel_intercept.translate.possible import possible_counters
 from otel_intercept.translate.spans import span_context_of
 
@@ -34,40 +29,12 @@ _TOKEN_TYPES: Final = {
 }
 
 Labels: TypeAlias = dict[str, str | bool]
-Fates: TypeAlias = Mapping[Fate, int]
-
-
-class ModelLabel:
-    """Turns model names into a bounded set of label values.
-
-    A model name is text from the agent, so its number has to be bounded here.
-
-    Args:
-        allowed: The names that may be labels; None allows any until the cap.
-        cap: Distinct names before the rest becomes ``_OTHER``.
-    """
-
-    def __init__(self, allowed: frozenset[str] | None, cap: int) -> None:
-        self._allowed = allowed
-        self._cap = cap
-        self._seen: set[str] = set()
-
-    def __call__(self, model: str | None) -> str:
-        """Return the label of a model; ``_OTHER`` when unknown or beyond the cap."""
-        if model is None:
-            return semconv.OTHER
-        if model in self._seen:
-            return model
-        if self._allowed is not None and model not in self._allowed:
-            return semconv.OTHER
-        if len(self._seen) >= self._cap:
-            return semconv.OTHER
-        self._seen.add(model)
-        return model
 
 
 class Instruments:
-    """Every instrument of the catalogue, fed by one thread.
+    """Every instrument of the catalogue, on a meter of the SDK; fed by one thread.
+
+    Slower than `Aggregates`, and for where these will not do.
 
     Counters start at 0 for every combination of labels that can occur, so that
     ``rate()`` sees the first failure. Measurements carry the context of the span that
@@ -178,85 +145,6 @@ class Instruments:
                     semconv.GEN_AI_REQUEST_MODEL: model,
                 }
                 self._token_usage.record(value, usage, context)
-
-
-class BalanceInstruments:
-    """The balance sheet as observable instruments, one snapshot per collection.
-
-    The SDK calls the callbacks of one collection one after the other, in the order of
-    their creation, under its lock: the first one takes the snapshot for all.
-
-    Args:
-        meter: Makes the instruments.
-        balance: Returns the balance of the traces signal, in records.
-        metric_fates: Returns the fates of the metrics signal, in data points.
-        log_fates: Returns the fates of the logs signal, in log records.
-        open_rollouts: Returns how many rollouts are open.
-        oldest_rollout_s: Returns the age of the oldest of them, in seconds.
-    """
-
-    def __init__(
-        self,
-        meter: Meter,
-        *,
-        balance: Callable[[], Balance],
-        metric_fates: Callable[[], Fates],
-        log_fates: Callable[[], Fates],
-        open_rollouts: Callable[[], int],
-        oldest_rollout_s: Callable[[], float],
-    ) -> None:
-        self._read_balance = balance
-        self._read_metric_fates = metric_fates
-        self._read_log_fates = log_fates
-        self._read_open_rollouts = open_rollouts
-        self._read_oldest_rollout_s = oldest_rollout_s
-        self._balance = balance()
-        for create, instrument, callback in (
-            (meter.create_observable_counter, semconv.RECORDS, self._records),
-            (meter.create_observable_counter, semconv.RECORDS_STARTED, self._started),
-            (meter.create_observable_gauge, semconv.RECORDS_QUEUED, self._queued),
-            (meter.create_observable_gauge, semconv.RECORDS_OPEN, self._open),
-            (meter.create_observable_gauge, semconv.ROLLOUTS_OLDEST, self._oldest),
-            (
-                meter.create_observable_up_down_counter,
-                semconv.ROLLOUTS_ACTIVE,
-                self._active,
-            ),
-        ):
-            create(instrument.name, [callback], instrument.unit, instrument.description)
-
-    def _records(self, _options: CallbackOptions) -> Iterable[Observation]:
-        self._balance = self._read_balance()
-        fates = {
-            Signal.TRACES: {
-                Fate.EXPORTED: self._balance.exported,
-                Fate.FAILED: self._balance.failed,
-                Fate.DROPPED: self._balance.dropped,
-            },
-            Signal.METRICS: self._read_metric_fates(),
-            Signal.LOGS: self._read_log_fates(),
-        }
-        for signal, fate in product(Signal, Fate):
-            labels = {
-                semconv.RECORD_SIGNAL: signal.value,
-                semconv.RECORD_FATE: fate.value,
-            }
-            yield Observation(fates[signal].get(fate, 0), labels, _NO_SPAN)
-
-    def _started(self, _options: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(self._balance.started, context=_NO_SPAN)]
-
-    def _queued(self, _options: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(self._balance.queued, context=_NO_SPAN)]
-
-    def _open(self, _options: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(self._balance.open, context=_NO_SPAN)]
-
-    def _active(self, _options: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(self._read_open_rollouts(), context=_NO_SPAN)]
-
-    def _oldest(self, _options: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(self._read_oldest_rollout_s(), context=_NO_SPAN)]
 
 
 def views() -> list[View]:

@@ -8,16 +8,12 @@ from collections.abc import Iterable, Mapping
 from queue import SimpleQueue
 from typing import Final
 
-from opentelemetry.context import Context
 from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExporter
-from opentelemetry.sdk.trace.sampling import Decision
-from opentelemetry.trace import INVALID_SPAN, SpanKind, set_span_in_context
 
-from otel_intercept import semconv
 from otel_intercept.record import Record
 from otel_intercept.recorder import Recorder
 from otel_intercept.semconv import Fate
@@ -29,6 +25,7 @@ from otel_intercept.translate.log_sender import LogSender
 from otel_intercept.translate.meters import Meters
 from otel_intercept.translate.outlets import needs_readable
 from otel_intercept.translate.provided import ProviderSpanExporter
+from otel_intercept.translate.sampling import is_sampled
 from otel_intercept.translate.sender import SpanSender
 from otel_intercept.translate.translator import Translator
 
@@ -44,9 +41,6 @@ _NAP_S: Final = 0.0002
 _METRICS_S: Final = 1.0
 _METRICS_SHARE: Final = 0.4
 """Of the shutdown budget, kept for the last metrics; the lesser of the two."""
-
-# A rollout is a root, whatever span of the application is active where it is opened.
-_NO_PARENT: Final = set_span_in_context(INVALID_SPAN, Context())
 
 _logger: Final = logging.getLogger("otel_intercept.translate")
 
@@ -127,15 +121,7 @@ class Pipeline:
 
     def sample(self, trace_id: int) -> bool:
         """Decide whether a rollout has spans. A sampler that raises says yes."""
-        if not self._has_spans or self._sampler is None:
-            return self._has_spans
-        try:
-            result = self._sampler.should_sample(
-                _NO_PARENT, trace_id, semconv.SPAN_ROLLOUT, SpanKind.INTERNAL
-            )
-        except Exception:  # noqa: BLE001 - telemetry is not lost to foreign code
-            return True
-        return result.decision is Decision.RECORD_AND_SAMPLE
+        return self._has_spans and is_sampled(self._sampler, trace_id)
 
     def allow_attribute_keys(self, keys: Iterable[str]) -> frozenset[str]:
         """Let operator attributes through the guard; return those that were taken."""

@@ -10,6 +10,7 @@ from opentelemetry.sdk.resources import Resource
 from otel_intercept import semconv
 from otel_intercept.record import Record
 from otel_intercept.recorder import CounterKey
+from otel_intercept.translate.aggregates import Aggregates
 from otel_intercept.translate.batch import NO_SPANS, Spans
 from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.encoder import NotAllowed, SpanEncoder
@@ -40,7 +41,7 @@ class Translator:
     def __init__(
         self,
         resource: Resource,
-        instruments: Instruments | None,
+        instruments: Aggregates | Instruments | None,
         logs: LogSender | None,
         guard: Guard,
         *,

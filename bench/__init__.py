@@ -1,0 +1,1 @@
+"""What watching costs: this library beside its peers, in one interleaved run."""

@@ -1,0 +1,1 @@
+"""The server's half of the process recorder: hands records to a helper process."""

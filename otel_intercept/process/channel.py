@@ -1,0 +1,286 @@
+"""The way of records to the helper: at once while it is clear, else through a queue."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from otel_intercept.exchange import Exchange
+from otel_intercept.process.framing import Kind
+from otel_intercept.process.messages import Fates, SpanRecord, Totals
+from otel_intercept.process.open_work import YOUNG_NS, OpenRollout, OpenWork
+from otel_intercept.process.outlet import Outlet
+from otel_intercept.process.sender import RECORDS, Sender
+from otel_intercept.record import ExchangeEnded, ExchangeRejected, Record
+from otel_intercept.recorder import Balance, CounterKey, Recorder
+from otel_intercept.translate.complaints import Complaints
+
+_AT_ONCE: Final = 8
+"""Things that the event loop sends at a stroke, at most."""
+
+_NOTHING: Final = Fates(0, 0, 0, 0)
+
+_logger: Final = logging.getLogger("otel_intercept.process")
+
+
+class Channel:
+    """Sends records to the helper that lives now, in the order in which they were put.
+
+    ``begin`` and ``put`` belong to the event loop's thread, the rest to the keeper's.
+    Whoever holds the lock may write. The event loop only tries it, and leaves what it
+    cannot send to the other side, which looks again when it has let go. While the way
+    is congested, the keeper alone sends.
+
+    Args:
+        recorder: Where records wait, and where their fate is counted.
+        limit: Most open things that may wait to be told.
+        wake: Called when the keeper has to take over. Must not block or raise.
+    """
+
+    def __init__(
+        self, recorder: Recorder, *, limit: int, wake: Callable[[], None]
+    ) -> None:
+        self._recorder = recorder
+        self._limit = limit
+        self._wake = wake
+        self._work = OpenWork(limit)
+        self._sender = Sender(recorder, self._work)
+        self._way = threading.Lock()
+        # Taken from where it waited, and not accepted by the pipe yet.
+        self._current: SpanRecord | OpenRollout | Exchange | None = None
+        # Whether the event loop has left something in the queue.
+        self._behind = False
+        self._look_at_ns = 0
+        self._keys: tuple[str, ...] = ()
+        self._settled = _NOTHING
+        self._unsendable = 0
+        self._tally_before: dict[CounterKey, int] = {}
+        self._tally_told: dict[CounterKey, int] = {}
+        self._totals: Totals | None = None
+        self._complaints = Complaints(_logger)
+        self._abandoned = False
+        self.congested = True
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the pipe is full."""
+        outlet = self._sender.outlet
+        return outlet is not None and outlet.blocked
+
+    @property
+    def broken(self) -> bool:
+        """Whether nobody reads from the pipe any more."""
+        outlet = self._sender.outlet
+        return outlet is not None and outlet.broken
+
+    def begin(self, sampled: bool, exchange: Exchange | None = None) -> None:  # noqa: FBT001 - the hot path is positional
+        """Count a record that has begun; of an exchange that lasts the helper is told.
+
+        O(1), takes no lock, never blocks, never raises.
+        """
+        self._recorder.begin(sampled)
+        if exchange is not None:
+            self._work.young[exchange.span_id] = exchange
+
+    def put(self, record: Record) -> None:
+        """Send an ended record, or queue it. O(1), never blocks, never raises."""
+        if (
+            not isinstance(record, ExchangeEnded)
+            or self.congested
+            or self._behind
+            or not self._way.acquire(blocking=False)
+        ):
+            self._put_in_line(record)
+            return
+        rollout = self._work.exchange_ends(record)
+        self._recorder.pass_by(record)
+        if not self._sender.send_exchange(record, rollout):
+            self._current = record
+            self.congested = True
+        elif self.blocked:
+            self.congested = True
+        elif record.end_ns >= self._look_at_ns:
+            self._look(record.end_ns, _AT_ONCE)
+        self._way.release()
+        if self.congested:
+            self._wake()
+
+    def balance(self) -> Balance:
+        """Return what became of every record so far."""
+        return self._recorder.balance()
+
+    def allow(self, keys: frozenset[str]) -> None:
+        """Have the helper let these attribute keys out, before what is put next."""
+        if not keys <= {*self._keys}:
+            self._keys = tuple(sorted({*self._keys, *keys}))
+
+    def connect(self, outlet: Outlet) -> None:
+        """Begin with a new helper, which is to be told of all that is open."""
+        with self._way:
+            self._sender.connect(outlet)
+            self._settled = _NOTHING
+            self._tally_before = self._tally_told
+            self._totals = None
+            self._work.start_again()
+
+    def disconnect(self) -> int:
+        """Give up the helper; return how many records were lost with it."""
+        with self._way:
+            self._sender.outlet = None
+            self.congested = True
+            sent, self._sender.sent = self._sender.sent, 0
+        lost = max(sent - sum(self._settled[:3]), 0)
+        self._settled = _NOTHING
+        self._recorder.settle(failed=lost)
+        self._settle_unsendable()
+        return lost
+
+    def drain(self, limit: int) -> None:
+        """Send at most ``limit`` things, and clear the way if that was all."""
+        with self._way:
+            if self._drain(limit):
+                self.congested = False
+        # What came while the lock was held, and was left to this thread.
+        self._pump()
+
+    def send(self, kind: Kind, message: object) -> bool:
+        """Send a message after all that was put; False when it has to wait."""
+        with self._way:
+            clear = not self.congested and self._drain(_AT_ONCE)
+            self.congested = not clear
+            sent = clear and self._sender.send(kind, message)
+        self._pump()
+        return sent
+
+    def tell_open(self) -> None:
+        """Tell of exchanges that last, where the event loop has nothing to do."""
+        now_ns = time.time_ns()
+        if now_ns >= self._look_at_ns and not self.congested:
+            with self._way:
+                self._look(now_ns, self._limit)
+            self._pump()
+
+    def tell_totals(self) -> bool:
+        """Tell what this helper could not know, if it has changed; False: later."""
+        self._settle_unsendable()
+        balance, tally = self._recorder.balance(), dict(self._recorder.tally())
+        totals = Totals(
+            balance.exported - self._settled.exported,
+            balance.failed - self._settled.failed,
+            balance.dropped - self._settled.dropped,
+            tuple(
+                (*key, number - self._tally_before.get(key, 0))
+                for key, number in tally.items()
+            ),
+            (),
+        )
+        gone = self._work.take_gone()
+        if totals == self._totals and not gone:
+            return True
+        if not self.send(Kind.TOTALS, totals._replace(gone=gone)):
+            self._work.gone.extendleft(reversed(gone))
+            return False
+        self._totals, self._tally_told = totals, tally
+        return True
+
+    def settle(self, fates: Fates) -> None:
+        """Count what this helper says has become of its records."""
+        before, self._settled = self._settled, fates
+        self._recorder.settle(
+            exported=fates.exported - before.exported,
+            failed=fates.failed - before.failed,
+            dropped=fates.dropped - before.dropped,
+        )
+
+    def abandon(self) -> None:
+        """Send nothing any more: for a fork of the process, which has no helper."""
+        self._abandoned = True
+        self._sender.outlet = None
+        self.congested = True
+        self._recorder.close()
+
+    def _put_in_line(self, record: Record) -> None:
+        recorder = self._recorder
+        if isinstance(record, ExchangeRejected):
+            recorder.put(record)
+            return
+        self._work.record_comes(record)
+        self._behind = True
+        waiting = len(recorder)
+        recorder.put(record)
+        if not self.congested:
+            self._pump()
+            self._behind = len(recorder) > 0
+        # The keeper may have taken one meanwhile: then nothing was dropped, and what
+        # is said of it is only said twice.
+        elif len(recorder) <= waiting:
+            self._dropped(record)
+        self._work.record_is_through(record)
+
+    def _pump(self) -> None:
+        """Send what waits, unless another thread does; it looks again afterwards."""
+        while not self.congested and len(self._recorder):
+            if not self._way.acquire(blocking=False):
+                return
+            try:
+                self.congested = not self._drain(_AT_ONCE)
+            finally:
+                self._way.release()
+            if self.congested:
+                self._wake()
+
+    def _drain(self, limit: int) -> bool:
+        """Send at most so many things; True when none is left. Holds the lock."""
+        outlet = self._sender.outlet
+        if outlet is None or not outlet.finish():
+            return False
+        if not self._sender.send_keys(self._keys):
+            return False
+        for _ in range(limit):
+            item = self._current = self._current or self._next()
+            if item is None:
+                return True
+            if isinstance(item, RECORDS):
+                sent = self._sender.send_record(item)
+            else:
+                sent = self._sender.send_open(item)
+            if not sent:
+                return False
+            self._current = None
+            if outlet.blocked:
+                return False
+        return not (len(self._recorder) or self._work.untold)
+
+    def _next(self) -> SpanRecord | OpenRollout | Exchange | None:
+        for record in self._recorder.take(1):
+            if isinstance(record, RECORDS):
+                return record
+        return self._work.untold.popleft() if self._work.untold else None
+
+    def _look(self, now_ns: int, most: int) -> None:
+        """Tell of exchanges that are young no more. Holds the lock."""
+        told = 0
+        for exchange in self._work.grown(now_ns, most):
+            told += 1
+            if self.congested or not self._sender.send_open(exchange):
+                self._work.untold.append(exchange)
+                self.congested = True
+        # Those that are left over are told with the next record.
+        self._look_at_ns = now_ns if told == most else now_ns + YOUNG_NS // 2
+
+    def _settle_unsendable(self) -> None:
+        # Counted by whoever sends, settled by one thread alone.
+        number = self._sender.unsendable - self._unsendable
+        self._unsendable += number
+        self._recorder.settle(dropped=number)
+
+    def _dropped(self, record: SpanRecord) -> None:
+        if self._abandoned:
+            self._complaints.warn(
+                "telemetry was made before this process was forked and has no helper "
+                "here: make it after the fork"
+            )
+        # A helper that is yet to come is told of all that is open then.
+        if self._sender.outlet is not None:
+            self._work.record_was_dropped(record)

@@ -1,0 +1,145 @@
+"""Add up the metrics of records without an instrument of the SDK."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Mapping
+from operator import attrgetter
+from typing import Final, Literal, TypeAlias
+
+from otel_intercept import semconv
+from otel_intercept.record import ExchangeEnded, FailureSeen, Record, RolloutEnded
+from otel_intercept.recorder import CounterKey, counter_keys
+from otel_intercept.translate.complaints import Complaints
+from otel_intercept.translate.interval import Interval, Measurement
+from otel_intercept.translate.measurements import counted, measured, not_negative
+from otel_intercept.translate.model_label import ModelLabel
+from otel_intercept.translate.possible import possible_counters
+
+Exemplars: TypeAlias = Literal["sampled", "all", "none"]
+"""Which measurements are exemplars: those of sampled rollouts, all, or none."""
+
+_BATCH: Final = 128
+"""Records that wait to be added up together: a fraction of a millisecond's work."""
+
+_kind_of: Final = attrgetter("outcome", "dialect", "stream", "model", "rollout.sampled")
+"""What exchanges have in common that add to the same series."""
+
+_NS_PER_S: Final = 1_000_000_000
+
+_logger: Final = logging.getLogger("otel_intercept.translate")
+
+
+class Aggregates:
+    """Adds up what records measure, for one reader that takes it from time to time.
+
+    Records wait until there are some, and those alike are added up together. What is
+    taken is added to no more, so that it can be merged at leisure: the lock is held for
+    a batch of records, or while two references change places. The event loop never
+    takes it. The first interval has every series of the counters that can occur, at 0.
+
+    Args:
+        model_label: Bounds the model names.
+        exemplars: Which measurements are exemplars.
+    """
+
+    def __init__(self, model_label: ModelLabel, exemplars: Exemplars) -> None:
+        self._model_label = model_label
+        self._exemplars = exemplars
+        self._pending: deque[Record] = deque()
+        self._tallied: dict[CounterKey, int] = {}
+        self._interval = Interval()
+        for key in possible_counters():
+            self._interval.count(key)
+        self._complaints = Complaints(_logger)
+        self._lock = threading.Lock()
+
+    def record(self, record: Record) -> None:
+        """Count a record and measure its durations."""
+        self._pending.append(record)
+        if len(self._pending) >= _BATCH:
+            with self._lock:
+                self._add_pending()
+
+    def add_tally(self, tally: Mapping[CounterKey, int]) -> None:
+        """Count what the recorder had to drop since the last call."""
+        if tally == self._tallied:
+            return
+        with self._lock:
+            for key, total in tally.items():
+                missed = total - self._tallied.get(key, 0)
+                if missed:
+                    self._interval.count(key).add(missed)
+                    self._tallied[key] = total
+
+    def take(self) -> Interval:
+        """Return what was added since the last call, and begin anew. Any thread."""
+        fresh = Interval()
+        with self._lock:
+            self._add_pending()
+            taken, self._interval = self._interval, fresh
+        return taken
+
+    def _add_pending(self) -> None:
+        exchanges: dict[object, list[ExchangeEnded]] = {}
+        for _ in range(len(self._pending)):
+            record = self._pending.popleft()
+            if not isinstance(record, ExchangeEnded):
+                self._add_other(record)
+                continue
+            kind = _kind_of(record)
+            alike = exchanges.get(kind)
+            if alike is None:
+                exchanges[kind] = [record]
+            else:
+                alike.append(record)
+        for alike in exchanges.values():
+            if not self._add_exchanges(alike):
+                for record in alike:
+                    if not self._add_exchanges([record]):
+                        self._complain()
+
+    def _add_exchanges(self, alike: list[ExchangeEnded]) -> bool:
+        """Add up exchanges of a kind. False, and nothing is added, if one is bad."""
+        try:
+            values = list(measured(alike, self._model_label(alike[0].model)))
+            counts = list(counted(alike))
+        except Exception:  # noqa: BLE001 - one bad record must not stop the others
+            return False
+        marked = self._are_exemplars(alike[0])
+        exchanges, *_ = counter_keys(alike[0])
+        self._interval.count(exchanges).add(
+            1, alike[-1] if marked else None, times=len(alike)
+        )
+        for count in counts:
+            self._interval.count(count.key).add(
+                count.number, count.record if marked else None
+            )
+        for each in values:
+            self._interval.distribution(each.instrument, each.labels).add(
+                each.values, each.records if marked else None
+            )
+        return True
+
+    def _add_other(self, record: Record) -> None:
+        try:
+            marked = None
+            if isinstance(record, RolloutEnded | FailureSeen):
+                marked = record if self._are_exemplars(record) else None
+            for key in counter_keys(record):
+                self._interval.count(key).add(1, marked)
+            if isinstance(record, RolloutEnded):
+                duration = (record.end_ns - record.rollout.start_ns) / _NS_PER_S
+                self._interval.distribution(
+                    semconv.ROLLOUT_DURATION, (record.outcome.value,)
+                ).add(not_negative([duration]), None if marked is None else [record])
+        except Exception:  # noqa: BLE001 - one bad record must not stop the others
+            self._complain()
+
+    def _complain(self) -> None:
+        self._complaints.warn("the metrics of a record could not be recorded")
+
+    def _are_exemplars(self, record: Measurement) -> bool:
+        if self._exemplars == "sampled":
+            return record.rollout.sampled
+        return self._exemplars == "all"
