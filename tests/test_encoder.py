@@ -186,7 +186,7 @@ def test_what_the_guard_forbids_is_forbidden_each_time_until_it_is_allowed() -> 
             encoder.encode(span)
     guard.declare(["team"])
 
-    request = encoder.request(map(encoder.encode, (text, number)))
+    request = encoder.request([encoder.encode(span) for span in (text, number)])
     official = [readable_span(span, RESOURCE, SCOPE) for span in (text, number)]
     assert decoded(request) == encode_spans(official)
 

@@ -10,7 +10,7 @@ MAX_BYTES: Final = 3 * 1024 * 1024
 """Of encoded spans; below the 4 MiB that a gRPC server takes by default."""
 
 Spans: TypeAlias = tuple[Sequence[bytes], Sequence[ReadableSpan]]
-"""The spans of one record: each as a part of an OTLP request, and the same as the SDK's
+"""The spans of one record: each as an OTLP message, and the same as the SDK's
 spans where somebody wants those."""
 
 NO_SPANS: Final[Spans] = ((), ())
@@ -21,7 +21,7 @@ class Batch:
 
     Attributes:
         records: How many records there are.
-        encoded: Their spans as parts of an OTLP request.
+        encoded: Their spans as OTLP messages.
         readable: Their spans as the SDK's, where somebody wants those.
     """
 
@@ -41,7 +41,9 @@ class Batch:
             anyway: Whether to add them without asking for room.
         """
         encoded, readable = spans
-        left = self._bytes_left - sum(map(len, encoded))
+        left = self._bytes_left
+        for span in encoded:
+            left -= len(span)
         full = left < 0 or len(self.encoded) + len(encoded) > MAX_SPANS
         if full and self.records and not anyway:
             return False

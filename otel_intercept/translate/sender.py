@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -41,7 +41,7 @@ class SpanSender:
         self,
         recorder: Recorder,
         exporter: SpanExporter | None,
-        encode: Callable[[Iterable[bytes]], bytes],
+        encode: Callable[[Sequence[bytes]], bytes],
         complaints: Complaints,
         lock: threading.Lock,
         *,

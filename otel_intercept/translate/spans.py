@@ -154,7 +154,7 @@ class SpanFactory(Generic[ShapeT, TraceT, AttributesT, SpanT_co]):
                 () if link is None else (SpanLink(*link, is_remote=True),),
             )
         ]  # fmt: skip
-        answered = _last_success(waits)
+        answered = waits[0] if len(waits) == 1 else _last_success(waits)
         for wait in waits:
             wait_id, wait_start_ns, wait_end_ns, error_type = wait
             spans.append(
@@ -166,7 +166,7 @@ class SpanFactory(Generic[ShapeT, TraceT, AttributesT, SpanT_co]):
                     span_id,
                     wait_start_ns,
                     wait_end_ns,
-                    response if wait is answered else (),
+                    response if wait is answered and error_type is None else (),
                 )
             )
         return spans
