@@ -62,10 +62,13 @@ class SpanSender:
         self._in_flight = 0
         self.abandoned = False
 
-    @property
-    def waited_s(self) -> float:
-        """Seconds that the oldest record of the batch has waited."""
-        return time.monotonic() - self._since
+    def is_due(self, delay_s: float) -> bool:
+        """Tell whether the oldest record of the batch has waited for so many seconds.
+
+        Not while something is being exported: a batch that is not full can still grow.
+        """
+        waits = self._batch.records > 0
+        return waits and time.monotonic() - self._since >= delay_s and self.idle
 
     @property
     def idle(self) -> bool:
