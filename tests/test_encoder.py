@@ -93,11 +93,11 @@ def spans(draw: st.DrawFn) -> Span:
             parent_is_remote=parent_id is not None and draw(st.booleans()),
         ),
         Trace(draw(trace_ids), attributes[first:second]),
+        attributes[second:third],
         draw(ids),
         parent_id,
         draw(times),
         draw(times),
-        attributes[second:third],
         attributes[third:],
         tuple(draw(st.lists(events, max_size=3))),
         tuple(draw(st.lists(links, max_size=3))),
@@ -130,6 +130,7 @@ def test_every_value_is_written_in_the_shortest_way(
     span = Span(
         Shape("rollout", INTERNAL, ((semconv.ROLLOUT_ID, first),)),
         Trace(1, ()),
+        (),
         2,
         3,
         4,
@@ -148,7 +149,7 @@ def test_resource_and_scope_are_in_every_request() -> None:
     resource = Resource({"service.name": "ü", "n": -1, "b": True, "f": 0.5}, "http://r")
     scope = InstrumentationScope("otel_intercept", "1.2", "http://s", {"a": 1})
     encoder = SpanEncoder(resource, scope, Guard())
-    span = Span(Shape("rollout", INTERNAL), Trace(1, ()), 2, None, 3, 4)
+    span = Span(Shape("rollout", INTERNAL), Trace(1, ()), (), 2, None, 3, 4)
 
     request = encoder.request([encoder.encode(span)])
 
@@ -163,7 +164,7 @@ def test_equal_values_of_different_types_stay_different() -> None:
 
     for value in (1, True, 1.0, 0.0, False, 0):
         span = Span(
-            Shape("rollout", INTERNAL), Trace(1, ()), 2, None, 3, 4, ((key, value),)
+            Shape("rollout", INTERNAL), Trace(1, ()), ((key, value),), 2, None, 3, 4
         )
         request = decoded(encoder.request([encoder.encode(span)]))
         assert request == encode_spans([readable_span(span, RESOURCE, SCOPE)])
@@ -174,7 +175,9 @@ def test_what_the_guard_forbids_is_forbidden_each_time_until_it_is_allowed() -> 
     guard = Guard()
     encoder = SpanEncoder(RESOURCE, SCOPE, guard)
     text, number = (
-        Span(Shape("rollout", INTERNAL), Trace(1, ()), 2, None, 3, 4, values=(pair,))
+        Span(
+            Shape("rollout", INTERNAL), Trace(1, ()), (), 2, None, 3, 4, values=(pair,)
+        )
         for pair in (("team", "blue"), ("team", 7))
     )
 
@@ -183,7 +186,7 @@ def test_what_the_guard_forbids_is_forbidden_each_time_until_it_is_allowed() -> 
             encoder.encode(span)
     guard.declare(["team"])
 
-    request = encoder.request(map(encoder.encode, (text, number)))
+    request = encoder.request([encoder.encode(span) for span in (text, number)])
     official = [readable_span(span, RESOURCE, SCOPE) for span in (text, number)]
     assert decoded(request) == encode_spans(official)
 

@@ -5,8 +5,9 @@ the log. So no text from outside leaves the session: not the URL, which may hold
 token, and not what the collector says.
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final
+from typing import Final, NamedTuple
 
 import requests
 from google.protobuf.message import DecodeError
@@ -45,6 +46,13 @@ _KINDS: Final[tuple[tuple[type[exceptions.RequestException], str], ...]] = (
     (PartRejected, "the collector rejected a part"),
 )
 _UNKNOWN: Final = "the request could not be made"
+
+
+class Prepared(NamedTuple):
+    """What the POSTs to one URL have in common: all but the body."""
+
+    request: requests.PreparedRequest
+    settings: Mapping[str, object]
 
 
 class ExportSession(requests.Session):
@@ -95,6 +103,27 @@ class ExportSession(requests.Session):
                 raise PartRejected("the collector rejected a part")
             return response
         raise error
+
+    def prepare_post(self, url: str, headers: Mapping[str, str]) -> Prepared:
+        """Prepare all of a POST that does not change: three quarters of its cost."""
+        prepared = self.prepare_request(
+            requests.Request("POST", url, headers, data=b"-")
+        )
+        settings = self.merge_environment_settings(
+            prepared.url or url, {}, stream=False, verify=None, cert=None
+        )
+        return Prepared(prepared, settings)
+
+    def send_post(
+        self, post: Prepared, body: bytes, timeout_s: float
+    ) -> requests.Response:
+        """Send a prepared POST with a body; raise unless it was taken whole."""
+        request = post.request.copy()
+        request.body = body
+        request.headers["content-length"] = str(len(body))
+        return self.send(
+            request, timeout=timeout_s, allow_redirects=False, **post.settings
+        )
 
     def _replace_headers(self, prepared: requests.PreparedRequest) -> None:
         allowed = _PROTOCOL_HEADERS | self._own_headers.keys()

@@ -9,7 +9,7 @@ from typing import Final
 
 import requests
 
-from otel_intercept.sdk.http_session import ExportSession, kind_of
+from otel_intercept.sdk.http_session import ExportSession, Prepared, kind_of
 from otel_intercept.sdk.retrying import Attempt, Content, Retries
 from otel_intercept.sdk.target import Target
 from otel_intercept.translate.outlets import EncodedSpanExporter
@@ -55,6 +55,7 @@ class OtlpHttpSpanExporter(EncodedSpanExporter):
         }
         if target.compression != "none":
             self._headers["content-encoding"] = target.compression
+        self._prepared: Prepared | None = None
         self._retries = Retries(target.timeout_s, what)
 
     def export_encoded(self, request: bytes) -> bool:
@@ -69,13 +70,11 @@ class OtlpHttpSpanExporter(EncodedSpanExporter):
 
     def _post(self, body: bytes, timeout_s: float) -> Attempt:
         try:
-            response = self._session.post(
-                self._endpoint,
-                data=body,
-                headers=self._headers,
-                timeout=timeout_s,
-                allow_redirects=False,
-            )
+            if self._prepared is None:
+                self._prepared = self._session.prepare_post(
+                    self._endpoint, self._headers
+                )
+            response = self._session.send_post(self._prepared, body, timeout_s)
         except requests.RequestException as exc:
             again = isinstance(exc, requests.ConnectionError | requests.Timeout)
             is_tls = isinstance(exc, requests.exceptions.SSLError)

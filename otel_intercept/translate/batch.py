@@ -10,7 +10,7 @@ MAX_BYTES: Final = 3 * 1024 * 1024
 """Of encoded spans; below the 4 MiB that a gRPC server takes by default."""
 
 Spans: TypeAlias = tuple[Sequence[bytes], Sequence[ReadableSpan]]
-"""The spans of one record: each as a part of an OTLP request, and the same as the SDK's
+"""The spans of one record: each as an OTLP message, and the same as the SDK's
 spans where somebody wants those."""
 
 NO_SPANS: Final[Spans] = ((), ())
@@ -21,34 +21,35 @@ class Batch:
 
     Attributes:
         records: How many records there are.
-        size: Bytes of their encoded spans.
-        encoded: Their spans as parts of an OTLP request.
+        encoded: Their spans as OTLP messages.
         readable: Their spans as the SDK's, where somebody wants those.
     """
 
-    __slots__ = ("encoded", "readable", "records", "size")
+    __slots__ = ("_bytes_left", "encoded", "readable", "records")
 
     def __init__(self) -> None:
+        self._bytes_left = MAX_BYTES
         self.records = 0
-        self.size = 0
         self.encoded: list[bytes] = []
         self.readable: list[ReadableSpan] = []
 
-    def has_room_for(self, spans: int, size: int) -> bool:
-        """Tell whether one more record fits. An empty batch takes any record.
+    def add(self, spans: Spans, *, anyway: bool = False) -> bool:
+        """Add one record's spans; False when there is no room for them.
 
         Args:
-            spans: How many spans it has.
-            size: Bytes of its encoded spans.
+            spans: The spans. An empty batch has room for those of any record.
+            anyway: Whether to add them without asking for room.
         """
-        fits = len(self.encoded) + spans <= MAX_SPANS and self.size + size <= MAX_BYTES
-        return fits or not self.records
-
-    def add(self, spans: Spans, size: int) -> None:
-        """Add one record's spans, and the bytes of those that are encoded."""
         encoded, readable = spans
+        left = self._bytes_left
+        for span in encoded:
+            left -= len(span)
+        full = left < 0 or len(self.encoded) + len(encoded) > MAX_SPANS
+        if full and self.records and not anyway:
+            return False
+        self._bytes_left = left
         self.records += 1
-        self.size += size
         self.encoded += encoded
         if readable:
             self.readable += readable
+        return True

@@ -11,7 +11,8 @@ class Cache(dict[K, V]):
     """Remembers what a function returned: ``cache[key]``.
 
     Starts anew when it is full, which is cheaper than keeping an order of use. Equal
-    keys share a value. What the function raises is raised, and not remembered.
+    keys share a value. What the function raises is raised, and not remembered. Several
+    threads may use it; at worst, a value is made twice.
 
     Args:
         make: The function.

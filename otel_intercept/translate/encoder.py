@@ -5,9 +5,9 @@ that a part that it has encoded once has been checked for good, and is looked up
 then on. Everything else is for the guard to cut or hold back first.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
-from itertools import starmap
+from itertools import chain, starmap
 from struct import Struct
 from typing import Final
 
@@ -50,7 +50,6 @@ _IDS: Final = Struct(">2sQ2sQ")
 _ROOT_ID: Final = Struct(">2sQ")
 _TRACE_ID: Final = b"\x0a\x10"
 _SPAN_ID: Final = b"\x12\x08"
-_NO_PARENT: Final = b""
 _PARENT_ID: Final = b"\x22\x08"
 _TIMES: Final = Struct("<BQBQ")
 _START: Final = 0x39
@@ -66,6 +65,8 @@ _LINK_FLAGS: Final = Struct("<BI")
 _LINK_FLAGS_TAG: Final = 0x35
 
 _INT64: Final = 2**63
+_LONGEST: Final = 9
+"""Bytes of the longest varint of a positive 64-bit number."""
 
 _UNSET: Final = b"\x7a\x00"
 _ERROR: Final = b"\x7a\x02\x18\x02"
@@ -98,7 +99,7 @@ class SpanEncoder:
         self._event_pair = lru_cache(_MAX_PAIRS, typed=True)(
             partial(self._new_pair, _EVENT_ATTRIBUTE)
         )
-        self._number_heads = Cache(self._new_number_head, _MAX_PAIRS)
+        self._number_heads = Cache(self._new_number_heads, _MAX_PAIRS)
         self._span_heads = Cache(_span_head, _MAX_PAIRS)
         safe_resource, safe_scope = guard.resource(resource), guard.scope(scope)
         self._resource = field(
@@ -139,25 +140,33 @@ class SpanEncoder:
             NotAllowed: It has no valid id, or the guard would change an attribute.
         """
         trace_id, attributes = trace
-        pairs = b"".join(starmap(self._pair, attributes))
+        pairs = self.attributes(attributes)
         # The tag of the span's own id comes last, and its id next.
         return _trace_id(trace_id) + pairs + _SPAN_ID
+
+    def attributes(self, attributes: Attributes, /) -> bytes:
+        """Return attributes that some spans have in common.
+
+        Raises:
+            NotAllowed: The guard would change one.
+        """
+        return b"".join(starmap(self._pair, attributes))
 
     def span(
         self,
         shape: bytes,
         trace: bytes,
+        shared: bytes,
         span_id: int,
         parent_id: int | None,
         start_ns: int,
         end_ns: int,
-        attributes: Attributes = (),
         values: Attributes = (),
         events: tuple[ExceptionEvent, ...] = (),
         links: tuple[SpanLink, ...] = (),
         /,
     ) -> bytes:
-        """Return a span as a part of a request.
+        """Return a span as a message.
 
         Raises:
             NotAllowed: It has no valid id, or the guard would change an attribute.
@@ -165,39 +174,49 @@ class SpanEncoder:
         """
         if not span_id or parent_id == 0:
             raise NotAllowed
-        parts = [
-            shape,
-            trace,
-            span_id.to_bytes(8),
-            _NO_PARENT if parent_id is None else _PARENT_ID + parent_id.to_bytes(8),
-            _TIMES.pack(_START, start_ns, _END, end_ns),
-        ]
-        parts.extend(starmap(self._pair, attributes))
+        times = _TIMES.pack(_START, start_ns, _END, end_ns)
+        own_id = span_id.to_bytes(8)
+        if parent_id is None:
+            parts = [shape, trace, own_id, shared, times]
+        else:
+            parent = parent_id.to_bytes(8)
+            parts = [shape, trace, own_id, shared, times, _PARENT_ID, parent]
         for key, value in values:
             if type(value) is int and 0 <= value < _INT64:
                 # Not kept: a number is rarely seen again.
                 digits = varint(value)
-                parts.append(self._number_heads[key, len(digits)])
-                parts.append(digits)
+                parts += (self._number_heads[key][len(digits)], digits)
             else:
                 parts.append(self._pair(key, value))
         if events:
             parts.extend(map(self._event, events))
         if links:
             parts.extend(map(_link, links))
-        body = b"".join(parts)
-        return self._span_heads[len(body)] + body
+        return b"".join(parts)
 
     def encode(self, span: Span) -> bytes:
         """Return a span that is a value, as `span` does; raises the same."""
-        return self.span(self.shape(span.shape), self.trace(span.trace), *span[2:])
+        return self.span(
+            self.shape(span.shape),
+            self.trace(span.trace),
+            self.attributes(span.attributes),
+            *span[3:],
+        )
 
-    def request(self, parts: Iterable[bytes]) -> bytes:
+    def request(self, spans: Sequence[bytes]) -> bytes:
         """Return one request with these spans in it."""
-        spans = b"".join((self._scope, *parts, self._scope_schema))
-        return field(
-            _FIRST,
-            b"".join((self._resource, field(_SECOND, spans), self._resource_schema)),
+        heads = [self._span_heads[len(span)] for span in spans]
+        scope_size = len(self._scope) + len(self._scope_schema)
+        scope_size += sum(map(len, heads)) + sum(map(len, spans))
+        before = self._resource + _SECOND + varint(scope_size)
+        size = len(before) + scope_size + len(self._resource_schema)
+        # One join, so that megabytes are copied only once.
+        return b"".join(
+            (
+                _FIRST + varint(size) + before + self._scope,
+                *chain.from_iterable(zip(heads, spans, strict=True)),
+                self._scope_schema + self._resource_schema,
+            )
         )
 
     def _new_pair(self, field_tag: bytes, key: str, value: AttributeValue) -> bytes:
@@ -206,13 +225,15 @@ class SpanEncoder:
             raise NotAllowed
         return field(field_tag, key_value(key, safe))
 
-    def _new_number_head(self, key_and_length: tuple[str, int]) -> bytes:
+    def _new_number_heads(self, key: str) -> tuple[bytes, ...]:
         # What stands before a number depends on nothing but its length.
-        key, length = key_and_length
         if not self._guard.allows_key(key):
             raise NotAllowed
-        pair = field(_ATTRIBUTE, key_value(key, 1 << 7 * (length - 1)))
-        return pair[:-length]
+        pairs = (
+            field(_ATTRIBUTE, key_value(key, 1 << 7 * (length - 1)))[:-length]
+            for length in range(1, _LONGEST + 1)
+        )
+        return (b"", *pairs)
 
     def _event(self, event: ExceptionEvent) -> bytes:
         at_ns, attributes = event

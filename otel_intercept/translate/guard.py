@@ -85,8 +85,8 @@ class Guard:
                 parent_is_remote=shape.parent_is_remote and parent_id is not None,
             ),
             trace=Trace(trace_id, ()),
-            parent_id=parent_id,
             attributes=self._pairs(pairs),
+            parent_id=parent_id,
             values=(),
             events=tuple(
                 ExceptionEvent(event.at_ns, self._pairs(event.attributes))

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from opentelemetry.sdk._logs.export import LogRecordExporter
@@ -107,7 +107,6 @@ class Pipeline:
             threads=settings.recorder != "inline",
         )
         self._flushes: SimpleQueue[threading.Event] = SimpleQueue()
-        self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -136,8 +135,7 @@ class Pipeline:
         done = threading.Event()
         self._flushes.put(done)
         if self._thread is None:
-            self._work()
-        self._wake.set()
+            self._work(self._asked_flushes())
         in_time = done.wait(timeout_s)
         in_time = in_time and self._sender.flush(seconds_until(deadline))
         logs = self._logs is None or self._logs.flush(seconds_until(deadline))
@@ -148,10 +146,11 @@ class Pipeline:
         """Export what can be within the budget, settle the rest, stop everything."""
         deadline = time.monotonic() + timeout_s
         self._stopping = True
-        self._wake.set()
         if self._thread is None:
-            self._work()
+            self._work(self._asked_flushes())
         else:
+            # A flush that nobody waits for: it wakes the thread.
+            self._flushes.put(threading.Event())
             self._thread.join(timeout_s - min(_METRICS_S, timeout_s * _METRICS_SHARE))
         with self._lock:
             self._sender.abandon()
@@ -179,31 +178,36 @@ class Pipeline:
         return not running and all(part is None or part.idle for part in parts)
 
     def _run(self) -> None:
-        last = False
+        last, looks = False, 0
         while not last:
-            if len(self._recorder) < self._settings.export_batch_size:
-                self._wake.wait(self._poll_s)
-            self._wake.clear()
+            looks += 1
+            wait_s = self._poll_s
+            if len(self._recorder) >= self._settings.export_batch_size:
+                wait_s = 0.0
+            asked = self._asked_flushes(wait_s)
             last = self._stopping
+            if not (asked or last or self._is_due() or looks % _POLLS == 0):
+                continue
             try:
-                self._work()
+                self._work(asked)
             except BaseException:  # noqa: BLE001 - e.g. the panic of a Rust exporter
                 self._complaints.warn("the translator recovered from an error")
             last = last or self._sender.abandoned
 
-    def _work(self) -> None:
-        asked = self._asked_flushes()
+    def _is_due(self) -> bool:
+        delay_s = self._settings.schedule_delay_s
+        return bool(self._recorder or self._taken) or self._sender.is_due(delay_s)
+
+    def _work(self, asked: list[threading.Event]) -> None:
         everything = bool(asked) or self._stopping
         try:
             waiting = len(self._taken) + len(self._recorder)
             self._translate(
                 waiting if everything else min(waiting, MAX_EXPORT_BATCH_SIZE)
             )
-            delay_s = self._settings.schedule_delay_s
             if everything:
                 self._sender.finish()
-            elif self._sender.waited_s >= delay_s and self._sender.idle:
-                # Not beside another one: a batch that is not full can still grow.
+            elif self._sender.is_due(self._settings.schedule_delay_s):
                 self._sender.send()
         finally:
             for done in asked:
@@ -243,12 +247,14 @@ class Pipeline:
             ]
         )
 
-    def _asked_flushes(self) -> list[threading.Event]:
+    def _asked_flushes(self, wait_s: float = 0.0) -> list[threading.Event]:
         asked: list[threading.Event] = []
-        # Only this thread takes from the queue, so what is there stays there.
-        while not self._flushes.empty():
-            asked.append(self._flushes.get())
-        return asked
+        try:
+            asked.append(self._flushes.get(wait_s > 0, wait_s or None))
+            while True:
+                asked.append(self._flushes.get_nowait())
+        except Empty:
+            return asked
 
     def _log_fates(self) -> Mapping[Fate, int]:
         return {} if self._logs is None else self._logs.fates

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -41,7 +41,7 @@ class SpanSender:
         self,
         recorder: Recorder,
         exporter: SpanExporter | None,
-        encode: Callable[[Iterable[bytes]], bytes],
+        encode: Callable[[Sequence[bytes]], bytes],
         complaints: Complaints,
         lock: threading.Lock,
         *,
@@ -62,10 +62,13 @@ class SpanSender:
         self._in_flight = 0
         self.abandoned = False
 
-    @property
-    def waited_s(self) -> float:
-        """Seconds that the oldest record of the batch has waited."""
-        return time.monotonic() - self._since
+    def is_due(self, delay_s: float) -> bool:
+        """Tell whether the oldest record of the batch has waited for so many seconds.
+
+        Not while something is being exported: a batch that is not full can still grow.
+        """
+        waits = self._batch.records > 0
+        return waits and time.monotonic() - self._since >= delay_s and self.idle
 
     @property
     def idle(self) -> bool:
@@ -80,20 +83,20 @@ class SpanSender:
             spans: The spans; a record without any is settled as dropped.
             limit: How many records make a full batch.
         """
-        encoded, _ = spans
-        if not encoded:
+        if not spans[0]:
             with self._changed:
                 self._recorder.settle(dropped=1)
             return
-        size = sum(map(len, encoded))
-        try:
-            if not self._batch.has_room_for(len(encoded), size):
+        if not self._batch.add(spans):
+            try:
                 self.send()
-        finally:
-            if not self._batch.records:
-                self._since = time.monotonic()
-            self._batch.add(spans, size)
-        if self._batch.records >= limit:
+            finally:
+                # Whatever was raised, or when it was given up: this is not lost.
+                self._batch.add(spans, anyway=True)
+        records = self._batch.records
+        if records == 1:
+            self._since = time.monotonic()
+        if records >= limit:
             self.send()
 
     def send(self) -> None:

@@ -60,23 +60,23 @@ class Span(NamedTuple):
     Args:
         shape: Name, kind, status, and attributes of many spans.
         trace: Trace id, and attributes of all spans of the rollout.
+        attributes: Attributes that some other spans have as well.
         span_id: The span.
         parent_id: The parent; None for a root.
         start_ns: The start.
         end_ns: The end.
-        attributes: Its own attributes that other spans may well have, too.
-        values: Its own attributes that hardly another span has.
+        values: Attributes that hardly another span has.
         events: Its exceptions.
         links: Its links.
     """
 
     shape: Shape
     trace: Trace
+    attributes: Attributes
     span_id: int
     parent_id: int | None
     start_ns: int
     end_ns: int
-    attributes: Attributes = ()
     values: Attributes = ()
     events: tuple[ExceptionEvent, ...] = ()
     links: tuple[SpanLink, ...] = ()
@@ -84,10 +84,11 @@ class Span(NamedTuple):
 
 ShapeT = TypeVar("ShapeT")
 TraceT = TypeVar("TraceT")
+AttributesT = TypeVar("AttributesT")
 SpanT_co = TypeVar("SpanT_co", covariant=True)
 
 
-class SpanBuilder(Protocol[ShapeT, TraceT, SpanT_co]):
+class SpanBuilder(Protocol[ShapeT, TraceT, AttributesT, SpanT_co]):
     """Makes spans, and their common parts, in one form or another.
 
     Common parts are made once and used for many spans. The arguments are those of
@@ -100,15 +101,18 @@ class SpanBuilder(Protocol[ShapeT, TraceT, SpanT_co]):
     def trace(self, trace: Trace, /) -> TraceT:
         """Return the common part of the spans of one rollout."""
 
+    def attributes(self, attributes: Attributes, /) -> AttributesT:
+        """Return attributes that some spans have in common."""
+
     def span(
         self,
         shape: ShapeT,
         trace: TraceT,
+        attributes: AttributesT,
         span_id: int,
         parent_id: int | None,
         start_ns: int,
         end_ns: int,
-        attributes: Attributes = (),
         values: Attributes = (),
         events: tuple[ExceptionEvent, ...] = (),
         links: tuple[SpanLink, ...] = (),
@@ -127,5 +131,9 @@ class LightSpans:
     def trace(self, trace: Trace, /) -> Trace:
         """Return the trace."""
         return trace
+
+    def attributes(self, attributes: Attributes, /) -> Attributes:
+        """Return the attributes."""
+        return attributes
 
     span = Span

@@ -37,6 +37,7 @@ from otel_intercept.translate.span import (
     CLIENT,
     INTERNAL,
     SERVER,
+    AttributesT,
     ExceptionEvent,
     Shape,
     ShapeT,
@@ -49,6 +50,7 @@ from otel_intercept.translate.span import (
 
 _MAX_SHAPES: Final = 1024
 _MAX_TRACES: Final = 4096
+_MAX_REQUESTS: Final = 4096
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _METHODS: Final = frozenset(
     {
@@ -70,7 +72,7 @@ of a call that has no span of its own."""
 _CallKey: TypeAlias = tuple[Dialect, str | None, ErrorType | None]
 
 
-class SpanFactory(Generic[ShapeT, TraceT, SpanT_co]):
+class SpanFactory(Generic[ShapeT, TraceT, AttributesT, SpanT_co]):
     """Builds the spans of a record, in the form that a builder gives them.
 
     What exchanges of one route, status and outcome have in common is built once and
@@ -80,7 +82,9 @@ class SpanFactory(Generic[ShapeT, TraceT, SpanT_co]):
         builder: Makes the spans.
     """
 
-    def __init__(self, builder: SpanBuilder[ShapeT, TraceT, SpanT_co]) -> None:
+    def __init__(
+        self, builder: SpanBuilder[ShapeT, TraceT, AttributesT, SpanT_co]
+    ) -> None:
         self._builder = builder
         self._span = builder.span
         self._exchange_shapes = Cache[_ExchangeKey, ShapeT](
@@ -90,6 +94,15 @@ class SpanFactory(Generic[ShapeT, TraceT, SpanT_co]):
             lambda key: builder.shape(_call_shape(key)), _MAX_SHAPES
         )
         self._traces = Cache(self._new_traces, _MAX_TRACES)
+        self._indexes = Cache[int, AttributesT](
+            lambda index: builder.attributes(((semconv.EXCHANGE_INDEX, index),)),
+            _MAX_SHAPES,
+        )
+        # Equal requests have values of equal types: each key has one.
+        self._requests = Cache[Attributes, AttributesT](
+            builder.attributes, _MAX_REQUESTS
+        )
+        self._nothing = builder.attributes(())
 
     def spans_of(self, record: Record) -> list[SpanT_co]:
         """Return the record's spans, its main span first; none for a rejected exchange.
@@ -118,18 +131,16 @@ class SpanFactory(Generic[ShapeT, TraceT, SpanT_co]):
         ) = record  # fmt: skip
         rollout_id, trace_id, root_id, _, _, _, _, _ = rollout
         trace, call_trace = self._traces[rollout_id, trace_id]
-        attributes: Attributes = ((semconv.EXCHANGE_INDEX, index),)
+        values: Attributes = () if facts is None else stream_attributes(facts)
         if replayed:
-            attributes = (*attributes, (semconv.EXCHANGE_REPLAYED, True))
+            values = (*values, (semconv.EXCHANGE_REPLAYED, True))
         if retry_count is not None:
-            attributes = (*attributes, (semconv.EXCHANGE_RETRY_COUNT, retry_count))
-        values = () if facts is None else stream_attributes(facts)
+            values = (*values, (semconv.EXCHANGE_RETRY_COUNT, retry_count))
         if stream:
             request = streamed(request)
         if not waits:
             conversation = (semconv.GEN_AI_CONVERSATION_ID, rollout_id)
-            attributes = (*attributes, conversation, *request)
-            values = (*values, *response)
+            values = (*values, conversation, *request, *response)
         error_type = None if failure is None else failure.error_type
         called = None if waits else (model,)
         shape = self._exchange_shapes[
@@ -137,24 +148,25 @@ class SpanFactory(Generic[ShapeT, TraceT, SpanT_co]):
         ]
         spans = [
             self._span(
-                shape, trace, span_id, root_id, start_ns, end_ns, attributes, values,
+                shape, trace, self._indexes[index], span_id, root_id, start_ns, end_ns,
+                values,
                 () if failure is None else _events(failure, failure_ns or end_ns),
                 () if link is None else (SpanLink(*link, is_remote=True),),
             )
         ]  # fmt: skip
-        answered = _last_success(waits)
+        answered = waits[0] if len(waits) == 1 else _last_success(waits)
         for wait in waits:
             wait_id, wait_start_ns, wait_end_ns, error_type = wait
             spans.append(
                 self._span(
                     self._call_shapes[spoken, model, error_type],
                     call_trace,
+                    self._requests[request],
                     wait_id,
                     span_id,
                     wait_start_ns,
                     wait_end_ns,
-                    request,
-                    response if wait is answered else (),
+                    response if wait is answered and error_type is None else (),
                 )
             )
         return spans
@@ -171,12 +183,12 @@ class SpanFactory(Generic[ShapeT, TraceT, SpanT_co]):
         return self._span(
             self._builder.shape(_STARTED),
             self._traces[rollout[:2]][0],
+            self._nothing,
             record.span_id,
             rollout.span_id,
             rollout.start_ns,
             rollout.start_ns,
             tuple(rollout_attributes(rollout).items()),
-            (),
             (),
             _previous(rollout),
         )
@@ -191,12 +203,12 @@ class SpanFactory(Generic[ShapeT, TraceT, SpanT_co]):
         return self._span(
             self._builder.shape(shape),
             self._traces[rollout[:2]][0],
+            self._nothing,
             rollout.span_id,
             rollout.parent_span_id,
             rollout.start_ns,
             record.end_ns,
             tuple(attributes.items()),
-            (),
             (),
             _previous(rollout),
         )
@@ -210,12 +222,12 @@ class SpanFactory(Generic[ShapeT, TraceT, SpanT_co]):
         return self._span(
             self._builder.shape(_FAILURE),
             self._traces[rollout[:2]][0],
+            self._nothing,
             record.span_id,
             rollout.span_id,
             record.at_ns,
             record.at_ns,
             ((semconv.ERROR_TYPE, failure.error_type.value),),
-            (),
             _events(failure, record.at_ns),
             links,
         )
@@ -266,10 +278,11 @@ def _call_shape(key: _CallKey) -> Shape:
 
 
 def _last_success(waits: tuple[UpstreamWait, ...]) -> UpstreamWait | None:
-    for wait in reversed(waits):
+    answered = None
+    for wait in waits:
         if wait.error_type is None:
-            return wait
-    return None
+            answered = wait
+    return answered
 
 
 def _previous(rollout: RolloutRef) -> tuple[SpanLink, ...]:

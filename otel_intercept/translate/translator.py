@@ -1,7 +1,7 @@
 """Translate a record: measure it, log its failure, make its spans. Never raises."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -83,7 +83,7 @@ class Translator:
             self._complaints.warn("a record could not be turned into a span")
             return NO_SPANS
 
-    def request_of(self, encoded: Iterable[bytes]) -> bytes:
+    def request_of(self, encoded: Sequence[bytes]) -> bytes:
         """Return the request that carries encoded spans. Any thread may call it."""
         return self._encoder.request(encoded)
 
