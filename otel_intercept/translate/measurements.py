@@ -4,13 +4,15 @@ The hot part of metrics: it works on columns, since a loop over records costs mo
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from operator import itemgetter, sub
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from otel_intercept import dialect, semconv
 from otel_intercept.failure import Failure
 from otel_intercept.record import (
     Attributes,
+    AttributeValue,
     ExchangeEnded,
     StreamFacts,
     UpstreamWait,
@@ -24,6 +26,10 @@ _USAGE: Final = {
     semconv.GEN_AI_USAGE_INPUT_TOKENS: "input",
     semconv.GEN_AI_USAGE_OUTPUT_TOKENS: "output",
 }
+
+
+_Usage: TypeAlias = tuple[str, Sequence[AttributeValue], Sequence[ExchangeEnded]]
+"""An attribute, its values, and the exchange that each is from."""
 
 
 class Measured(NamedTuple):
@@ -89,7 +95,7 @@ class Alike:
 
     def _waits(self) -> Iterator[Measured]:
         columns, records = self._columns.waits, self._records
-        waits = [wait for each in columns for wait in each]
+        waits = list(chain.from_iterable(columns))
         if not waits:
             return
         # Nearly always each has one, and it went well.
@@ -116,24 +122,43 @@ class Alike:
             )
 
     def _tokens(self) -> Iterator[Measured]:
-        usages = [
-            (key, value, record)
-            for record, each in zip(self._records, self._columns.response, strict=True)
-            for key, value in each
-            if key in _USAGE
-        ]
         shape = self._records[0].dialect
         api = (dialect.operation_of(shape), dialect.provider_of(shape))
-        for attribute, token_type in _USAGE.items():
+        for key, values, records in self._usages():
+            labels = (*api, _USAGE[key], self._model)
+            numbers = [each for each in values if type(each) is int and each >= 0]
+            if len(numbers) < len(values):
+                records = [
+                    record
+                    for value, record in zip(values, records, strict=True)
+                    if type(value) is int and value >= 0
+                ]
+            if numbers:
+                yield Measured(semconv.TOKEN_USAGE, labels, numbers, records)
+
+    def _usages(self) -> Iterator[_Usage]:
+        records, responses = self._records, self._columns.response
+        if len(set(map(len, responses))) == 1:
+            columns = [
+                tuple(zip(*column, strict=True))
+                for column in zip(*responses, strict=True)
+            ]
+            # Exchanges of one kind nearly always know the same of their answers.
+            if all(len(set(keys)) == 1 for keys, _ in columns):
+                for keys, values in columns:
+                    if keys[0] in _USAGE:
+                        yield keys[0], values, records
+                return
+        for usage in _USAGE:
             pairs = [
                 (value, record)
-                for key, value, record in usages
-                if key == attribute and type(value) is int and value >= 0
+                for record, response in zip(records, responses, strict=True)
+                for key, value in response
+                if key == usage
             ]
             if pairs:
-                values, records = map(list, zip(*pairs, strict=True))
-                labels = (*api, token_type, self._model)
-                yield Measured(semconv.TOKEN_USAGE, labels, values, records)
+                values, chosen = zip(*pairs, strict=True)
+                yield usage, values, chosen
 
     def _streams(self) -> Iterator[Measured]:
         streams = [
