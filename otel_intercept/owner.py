@@ -4,7 +4,7 @@ from typing import Protocol
 
 from otel_intercept.errors import RolloutError
 from otel_intercept.failure import Failure
-from otel_intercept.record import Record, RolloutRef
+from otel_intercept.record import ExchangeEnded, Record, RolloutRef
 
 
 class Owner(Protocol):
@@ -60,6 +60,6 @@ class Owner(Protocol):
         """Count a failure, and fail the rollout if it is the first."""
         ...
 
-    def exchange_ended(self, exchange: object) -> None:
-        """Let go of an exchange that has ended."""
+    def exchange_ended(self, exchange: object, record: ExchangeEnded) -> None:
+        """Take the record of an exchange that has ended, and let go of it."""
         ...

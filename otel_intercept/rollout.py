@@ -10,6 +10,7 @@ from otel_intercept.exchange import Exchange
 from otel_intercept.failure import Failure
 from otel_intercept.ids import new_span_id
 from otel_intercept.record import (
+    ExchangeEnded,
     FailureSeen,
     Record,
     Request,
@@ -188,11 +189,16 @@ class Rollout:
         self._telemetry.begin(self.ref.sampled, exchange)
         return exchange
 
-    def exchange_ended(self, exchange: object) -> None:
-        """Let go of an exchange that has ended."""
+    def exchange_ended(self, exchange: object, record: ExchangeEnded) -> None:
+        """Hand over the record of an exchange that has ended, and let go of it."""
+        self._telemetry.put(record)
         if isinstance(exchange, Exchange):
             self._open_exchanges.discard(exchange)
-        self._running = tuple(one for one in self._running if one is not exchange)
+        self._running = (
+            ()
+            if len(self._running) == 1
+            else tuple(one for one in self._running if one is not exchange)
+        )
         if not self._running:
             self._idle_since = time.monotonic()
 

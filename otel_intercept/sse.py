@@ -8,7 +8,7 @@ an event may be more than a chunk; nothing of a chunk is kept.
 import json
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 from otel_intercept.dialect import (
     DONE,
@@ -18,6 +18,9 @@ from otel_intercept.dialect import (
 )
 from otel_intercept.record import Attributes
 from otel_intercept.semconv import Dialect
+
+Written: TypeAlias = "bytes | bytearray | memoryview[int] | memoryview[bytes]"
+"""What aiohttp writes."""
 
 MAX_EVENT_BYTES: Final = 262_144
 """Data of one event beyond which it is judged by its beginning, not parsed."""
@@ -103,7 +106,7 @@ class SseScanner:
         """The ``gen_ai.*`` attributes that events have carried so far."""
         return self._facts.attributes if self._facts else ()
 
-    def feed(self, data: bytes | bytearray | memoryview) -> int:
+    def feed(self, data: Written) -> int:
         """Take in the next bytes of the stream.
 
         Never raises on any bytes.

@@ -5,7 +5,7 @@ from typing import Final
 
 from otel_intercept.record import Attributes, StreamFacts
 from otel_intercept.semconv import Dialect
-from otel_intercept.sse import SseScanner
+from otel_intercept.sse import SseScanner, Written
 
 _NS: Final = 1e-9
 
@@ -50,7 +50,7 @@ class StreamMeter:
         """The allow-listed GenAI attributes that the stream itself carried."""
         return self._scanner.response
 
-    def feed(self, data: bytes | bytearray | memoryview) -> None:
+    def feed(self, data: Written) -> None:
         """Take in bytes that the transport has accepted."""
         scanner = self._scanner
         before = scanner.chunks

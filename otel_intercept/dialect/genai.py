@@ -7,6 +7,7 @@ looks like a model name.
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from math import isfinite
 from typing import Final, NamedTuple
 
@@ -30,9 +31,12 @@ from otel_intercept.semconv import (
 )
 
 _MODEL: Final = re.compile(r"[A-Za-z0-9][\w.:/@+-]{0,95}", re.ASCII)
+_MAX_MODEL: Final = 96
 _INT64: Final = 2**63
 _INT32: Final = 2**31
 _MAX_REASONS: Final = 8
+
+_MAX_SHARED: Final = 1024
 
 _FLOATS: Final = (
     ("temperature", GEN_AI_REQUEST_TEMPERATURE),
@@ -115,14 +119,7 @@ class ResponseFacts:
     def add(self, body: object) -> None:
         """Add a whole response body of any dialect. Never raises on JSON values."""
         fields = _mapping(body)
-        model = _model(fields.get("model"))
-        if model is not None:
-            self._values[GEN_AI_RESPONSE_MODEL] = model
-        usage = _mapping(fields.get("usage"))
-        for key, name in _USAGE_KEYS:
-            tokens = usage.get(key)
-            if type(tokens) is int and 0 <= tokens < _INT64:
-                self._values[name] = tokens
+        _add_model_and_usage(self._values, fields)
         for index, reason in _finish_reasons(fields):
             if index in self._reasons or len(self._reasons) < _MAX_REASONS:
                 self._reasons[index] = reason
@@ -154,7 +151,9 @@ def request_attributes(body: object) -> RequestFacts:
             found.append((GEN_AI_REQUEST_MAX_TOKENS, limit))
             break
     for key, name in _FLOATS:
-        number = _finite(fields.get(key))
+        given = fields.get(key)
+        # Most of them are not given, and a call would cost more than the rest.
+        number = None if given is None else _finite(given)
         if number is not None:
             found.append((name, number))
     seed = fields.get("seed")
@@ -164,7 +163,7 @@ def request_attributes(body: object) -> RequestFacts:
     # The conventions want the count only where it is not 1.
     if type(count) is int and 1 < count < _INT32:
         found.append((GEN_AI_REQUEST_CHOICE_COUNT, count))
-    return RequestFacts(_model(fields.get("model")), stream is True, tuple(found))
+    return _shared(_model(fields.get("model")), stream is True, tuple(found))
 
 
 def response_attributes(body: object) -> Attributes:
@@ -172,22 +171,59 @@ def response_attributes(body: object) -> Attributes:
 
     Never raises on JSON values; never returns an id or a text of the model.
     """
-    facts = ResponseFacts()
-    facts.add(body)
-    return facts.attributes
+    fields = _mapping(body)
+    values: dict[str, AttributeValue] = {}
+    _add_model_and_usage(values, fields)
+    choices = fields.get("choices")
+    reasons: tuple[str, ...]
+    if type(choices) is list and len(choices) == 1:
+        reason = _mapping(choices[0]).get("finish_reason")
+        reasons = () if reason is None else (_reason(reason),)
+    else:
+        reasons = tuple(dict(_finish_reasons(fields)).values())
+    if reasons:
+        values[GEN_AI_RESPONSE_FINISH_REASONS] = reasons
+    return tuple(values.items())
+
+
+def _add_model_and_usage(
+    values: dict[str, AttributeValue], fields: Mapping[str, object]
+) -> None:
+    model = _model(fields.get("model"))
+    if model is not None:
+        values[GEN_AI_RESPONSE_MODEL] = model
+    usage = fields.get("usage")
+    if usage is None:
+        return
+    usage = _mapping(usage)
+    for key, name in _USAGE_KEYS:
+        tokens = usage.get(key)
+        if type(tokens) is int and 0 <= tokens < _INT64:
+            values[name] = tokens
+
+
+@lru_cache(maxsize=_MAX_SHARED)
+def _shared(model: str | None, stream: bool, attributes: Attributes) -> RequestFacts:  # noqa: FBT001 - by place is fastest
+    """Return one object for all equal requests: a rollout sends the same each time."""
+    return RequestFacts(model, stream, attributes)
 
 
 def _mapping(value: object) -> Mapping[str, object]:
     # Bodies are dicts nearly always, and the check for Mapping is slow.
-    return value if isinstance(value, (dict, Mapping)) else {}
+    if type(value) is dict:
+        return value
+    return value if isinstance(value, Mapping) else {}
 
 
 def _model(value: object) -> str | None:
-    if value is None:
-        return None
-    if type(value) is str and _MODEL.fullmatch(value):
-        return value
-    return OTHER
+    if type(value) is str and len(value) <= _MAX_MODEL:
+        return _model_name(value)
+    return None if value is None else OTHER
+
+
+@lru_cache(maxsize=_MAX_SHARED)
+def _model_name(text: str) -> str:
+    return text if _MODEL.fullmatch(text) else OTHER
 
 
 def _finite(value: object) -> float | None:
