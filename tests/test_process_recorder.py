@@ -170,7 +170,7 @@ def test_a_collector_that_refuses_is_accounted_for(
     assert not flushed
     assert telemetry.balance().failed == 3
     assert_true(telemetry)
-    assert "reported a problem with telemetry (traces, HTTP 400" in caplog.text
+    assert "spans were not exported (HTTP 400" in caplog.text
 
 
 def test_operator_attributes_come_out(collector: Collector) -> None:
