@@ -74,7 +74,7 @@ class Helper:
         try:
             for frame in frames:
                 if frame.kind == Kind.SHUTDOWN:
-                    self._end(engine, decode_seconds(frame.payload))
+                    self._end(engine, _seconds_of(frame))
                     return
                 self._take(engine, frame)
         except OutOfStepError:
@@ -140,6 +140,13 @@ class Helper:
         if fates != self._told:
             self._told = fates
             self._answers.send(Kind.FATES, fates)
+
+
+def _seconds_of(frame: Frame) -> float:
+    try:
+        return decode_seconds(frame.payload)
+    except msgspec.DecodeError:
+        return LAST_WORDS_S
 
 
 def main() -> NoReturn:
