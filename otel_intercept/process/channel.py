@@ -94,12 +94,13 @@ class Channel:
             self._put_in_line(record)
             return
         try:
+            outlet = self._sender.outlet
             rollout = self._work.exchange_ends(record)
             self._recorder.pass_by(record)
             if not self._sender.send_exchange(record, rollout):
                 self._current = record
                 self.congested = True
-            elif self.blocked:
+            elif outlet is None or outlet.blocked:
                 self.congested = True
             elif record.end_ns >= self._look_at_ns:
                 self._look(record.end_ns, _AT_ONCE)
