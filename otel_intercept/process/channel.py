@@ -93,16 +93,19 @@ class Channel:
         ):
             self._put_in_line(record)
             return
-        rollout = self._work.exchange_ends(record)
-        self._recorder.pass_by(record)
-        if not self._sender.send_exchange(record, rollout):
-            self._current = record
-            self.congested = True
-        elif self.blocked:
-            self.congested = True
-        elif record.end_ns >= self._look_at_ns:
-            self._look(record.end_ns, _AT_ONCE)
-        self._way.release()
+        try:
+            outlet = self._sender.outlet
+            rollout = self._work.exchange_ends(record)
+            self._recorder.pass_by(record)
+            if not self._sender.send_exchange(record, rollout):
+                self._current = record
+                self.congested = True
+            elif outlet is None or outlet.blocked:
+                self.congested = True
+            elif record.end_ns >= self._look_at_ns:
+                self._look(record.end_ns, _AT_ONCE)
+        finally:
+            self._way.release()
         if self.congested:
             self._wake()
 
