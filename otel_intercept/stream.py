@@ -4,6 +4,7 @@ import time
 from typing import Final
 
 from otel_intercept.record import Attributes, StreamFacts
+from otel_intercept.repeats import Repeats
 from otel_intercept.semconv import Dialect
 from otel_intercept.sse import SseScanner, Written
 
@@ -20,10 +21,19 @@ class StreamMeter:
         start: ``time.perf_counter_ns()`` at the start of the exchange.
     """
 
-    __slots__ = ("_bytes", "_first", "_last", "_max_gap", "_scanner", "_start")
+    __slots__ = (
+        "_bytes",
+        "_first",
+        "_last",
+        "_max_gap",
+        "_repeats",
+        "_scanner",
+        "_start",
+    )
 
     def __init__(self, dialect: Dialect, start: int) -> None:
         self._scanner = SseScanner(dialect)
+        self._repeats = Repeats()
         self._start = start
         self._bytes = 0
         self._first = 0
@@ -53,11 +63,13 @@ class StreamMeter:
     def feed(self, data: Written) -> None:
         """Take in bytes that the transport has accepted."""
         scanner = self._scanner
-        before = scanner.chunks
-        scanner.feed(data)
         self._bytes += len(data)
-        if scanner.chunks == before:
+        if type(data) is bytes and scanner.idle and self._repeats.has(data):
+            scanner.chunks += 1
+        elif not scanner.feed(data):
             return
+        elif self._repeats.learns and type(data) is bytes:
+            self._repeats.learn(data, plain=scanner.is_plain_chunk(data))
         now = time.perf_counter_ns()
         if not self._first:
             self._first = now
