@@ -15,6 +15,7 @@ from otel_intercept.reports import Reports
 from otel_intercept.semconv import ExchangeOutcome, Phase
 from otel_intercept.shield import confess, shielded
 from otel_intercept.sse import Written
+from otel_intercept.stream import StreamMeter
 from otel_intercept.trouble import CAUSE_OF_PHASE, describe
 from otel_intercept.upstream import UpstreamCall, Watch
 
@@ -181,9 +182,8 @@ class Exchange(Reports):
         meter = self._meter
         try:
             if meter is not None:
-                meter.feed(data)
-                if meter.error is not None:
-                    self._error_frame_written(*meter.error)
+                if meter.feed(data):
+                    self._error_frame_written(meter)
             elif self._head is not None:
                 self._read_head(self._head, data)
         except Exception:  # noqa: BLE001 - as above
@@ -299,11 +299,12 @@ class Exchange(Reports):
         )
         return outcome
 
-    def _error_frame_written(self, kind: str | None, code: str | None) -> None:
-        if self._trouble is None or self._trouble.cause is NO_CAUSE:
-            key = self._owner.fingerprint_key
-            failure = failures.from_error_frame(kind, code, key=key)
-            self._note(Cause.ERROR_FRAME, failure)
+    def _error_frame_written(self, meter: StreamMeter) -> None:
+        trouble = self._trouble
+        if meter.error is None or (trouble and trouble.cause is not NO_CAUSE):
+            return
+        key = self._owner.fingerprint_key
+        self._note(Cause.ERROR_FRAME, failures.from_error_frame(*meter.error, key=key))
 
     def _record(self, outcome: ExchangeOutcome) -> ExchangeEnded:
         request, asked = self.request, self._asked
