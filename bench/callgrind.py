@@ -55,6 +55,7 @@ class Plan:
 
 
 _REQUESTS: Final = Plan(warm_up=300, short=512, long=1024, batch=512)
+_SHORT: Final = Plan(warm_up=128, short=128, long=256, batch=128)
 _STREAMS: Final = Plan(warm_up=8, short=8, long=24, batch=8)
 
 
@@ -102,7 +103,7 @@ def count(
 def _count(
     variant: str, workload: str, python: Path, folder: Path, sink: Child
 ) -> Counts:
-    plan = _STREAMS if SCENES[workload].stream else _REQUESTS
+    plan = _plan(workload)
     server = start(
         [
             "bench.servers",
@@ -144,6 +145,12 @@ def _count(
         server=(long.server - short.server) / requests,
         helpers=(long.helpers - short.helpers) / requests,
     )
+
+
+def _plan(workload: str) -> Plan:
+    if workload.startswith("fail-"):
+        return _SHORT
+    return _STREAMS if SCENES[workload].stream else _REQUESTS
 
 
 class _Windows:

@@ -1,7 +1,7 @@
 """CPU time and latency per request, all variants in interleaved rounds.
 
 In each round every server gets the same load, one after the other: A B C, A B C. A
-ratio is taken to bare of the same round, so that what else the machine does cancels out.
+ratio is taken to bare of the same round, so that what else the machine does cancels.
 """
 
 import asyncio
@@ -79,15 +79,17 @@ def measure(
     concurrency: int,
     rounds: int,
     seconds: float,
+    reference: str = BARE,
 ) -> dict[str, Cost]:
-    """Load the servers in turn and return each one's ratios to bare.
+    """Load the servers in turn and return each one's ratios to one of them.
 
     Args:
-        running: The servers, with bare among them.
+        running: The servers, with the reference among them.
         workload: Which of `bench.scenes.SCENES`.
         concurrency: Connections.
         rounds: How many turns each has.
         seconds: How long a turn loads.
+        reference: What the others are compared with.
     """
     scene = SCENES[workload]
     for child in running.values():
@@ -100,7 +102,7 @@ def measure(
         }
         for _ in range(rounds)
     ]
-    return {variant: _cost(turns, variant) for variant in running}
+    return {variant: _cost(turns, variant, reference) for variant in running}
 
 
 def _turn(child: Child, workload: str, *, concurrency: int, seconds: float) -> Turn:
@@ -118,8 +120,8 @@ def _turn(child: Child, workload: str, *, concurrency: int, seconds: float) -> T
     )
 
 
-def _cost(turns: Sequence[Mapping[str, Turn]], variant: str) -> Cost:
-    pairs = [(turn[variant], turn[BARE]) for turn in turns]
+def _cost(turns: Sequence[Mapping[str, Turn]], variant: str, reference: str) -> Cost:
+    pairs = [(turn[variant], turn[reference]) for turn in turns]
     return Cost(
         server=quartiles([one.server_s / bare.server_s for one, bare in pairs]),
         total=quartiles([one.total_s / bare.total_s for one, bare in pairs]),

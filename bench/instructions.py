@@ -19,7 +19,7 @@ from bench.callgrind import Counts, count
 from bench.figures import least
 from bench.processes import BenchError
 from bench.scenes import SCENES
-from bench.variants import ALL, BARE, missing, python_of
+from bench.variants import ALL, BARE, available, python_of
 
 _COLUMNS: Final = ("loop", "server", "helpers", "total")
 
@@ -28,14 +28,10 @@ def measure(
     variants: Sequence[str], workload: str, *, keep: Path | None = None
 ) -> dict[str, Counts]:
     """Count the variants under one workload; leave out, aloud, what cannot run."""
-    counts: dict[str, Counts] = {}
-    for variant in variants:
-        reason = missing(variant)
-        if reason is not None:
-            print(f"SKIPPED {variant}: {reason}", file=sys.stderr)
-            continue
-        counts[variant] = count(variant, workload, python=python_of(variant), keep=keep)
-    return counts
+    return {
+        variant: count(variant, workload, python=python_of(variant), keep=keep)
+        for variant in available(variants)
+    }
 
 
 def table(workload: str, counts: Mapping[str, Counts]) -> Table:

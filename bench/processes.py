@@ -103,6 +103,31 @@ def start(
             process.wait()
 
 
+def run(
+    arguments: Sequence[str], *, environ: Mapping[str, str] | None = None
+) -> dict[str, float]:
+    """Run ``python -m ARGUMENTS`` to its end and return the figures that it printed.
+
+    Raises:
+        BenchError: It failed, or ran longer than ten minutes.
+    """
+    try:
+        done = subprocess.run(
+            [*_die_with_us(), sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env=_environment() | dict(environ or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=600,
+            check=True,
+        )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        raise BenchError(f"python -m {' '.join(arguments[:2])} failed") from None
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
 def _environment() -> dict[str, str]:
     # Nothing of the operator's telemetry may change what is measured.
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}

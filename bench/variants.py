@@ -1,6 +1,7 @@
 """What is measured: this library's variants and its peers, and where each runs."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, get_args
 
@@ -11,8 +12,12 @@ BARE: Final = "bare"
 OURS: Final = ("off", "unsampled", "thread", "process")
 OWN_SERVER: Final = ("server-off", "server-thread", "server-process")
 """Our server, with its own stream writer, in place of the handler that all have."""
+
+VERIFIERS: Final = ("verifiers", "verifiers-thread", "verifiers-process")
+"""Their legacy server, plain and with our instrumentor."""
+
 PEERS: Final = ("contrib", "logfire", "sentry", "ddtrace", "elastic")
-ALL: Final = (BARE, *OURS, *OWN_SERVER, *PEERS)
+ALL: Final = (BARE, *OURS, *OWN_SERVER, *VERIFIERS, *PEERS)
 
 _HOMES: Final = ROOT / ".venv-bench"
 
@@ -37,3 +42,15 @@ def missing(variant: str) -> str | None:
     if variant.endswith("process") and "process" not in recorders:
         return "the settings do not accept recorder=process"
     return None
+
+
+def available(variants: Iterable[str]) -> list[str]:
+    """Leave out, aloud, what cannot be measured here."""
+    able: list[str] = []
+    for variant in variants:
+        reason = missing(variant)
+        if reason is None:
+            able.append(variant)
+        else:
+            print(f"SKIPPED {variant}: {reason}", file=sys.stderr)
+    return able

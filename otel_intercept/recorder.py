@@ -206,6 +206,14 @@ class Recorder:
         else:
             self._drop(record)
 
+    def pass_by(self, exchange: ExchangeEnded) -> None:
+        """Count an ended exchange that need not wait here, since it was sent at once.
+
+        O(1); takes no lock, never blocks, never raises.
+        """
+        if self._spans and exchange.rollout.sampled:
+            self._ended += 1
+
     def take(self, limit: int) -> list[Record]:
         """Remove and return at most ``limit`` records, oldest first."""
         taken: list[Record] = []

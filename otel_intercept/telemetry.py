@@ -168,7 +168,7 @@ class Telemetry:
     def through(cls, recorder: "ProcessRecorder", settings: Settings) -> Self:
         """Return telemetry that goes through a recorder which runs already."""
         telemetry = cls(settings=settings)
-        telemetry._intake = recorder
+        telemetry._intake = recorder.intake
         telemetry._engine = recorder
         return telemetry
 

@@ -38,6 +38,10 @@ def open_site(variant: str, sink: str) -> AbstractContextManager[Site]:
             from bench.servers import elastic
 
             return elastic.serve(sink)
+        case "verifiers" | "verifiers-thread" | "verifiers-process":
+            from bench.servers import verifiers
+
+            return verifiers.serve(variant, sink)
         case _:
             from bench.servers import ours
 

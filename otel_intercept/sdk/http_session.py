@@ -26,15 +26,6 @@ _PROTOCOL_HEADERS: Final = frozenset(
     }
 )  # fmt: skip
 
-# The kinds that the exporter retries come first: it looks at the class only.
-_KINDS: Final[tuple[tuple[type[exceptions.RequestException], str], ...]] = (
-    (exceptions.Timeout, "no answer in time"),
-    (exceptions.SSLError, "the TLS handshake failed"),
-    (exceptions.ProxyError, "the proxy could not be reached"),
-    (exceptions.ConnectionError, "the connection failed"),
-)
-_UNKNOWN: Final = "the request could not be made"
-
 
 class Redirected(requests.RequestException):
     """The collector sends the request elsewhere."""
@@ -42,6 +33,18 @@ class Redirected(requests.RequestException):
 
 class PartRejected(requests.RequestException):
     """The collector took the request, but not all of it."""
+
+
+# The kinds that the exporter retries come first: it looks at the class only.
+_KINDS: Final[tuple[tuple[type[exceptions.RequestException], str], ...]] = (
+    (exceptions.Timeout, "no answer in time"),
+    (exceptions.SSLError, "the TLS handshake failed"),
+    (exceptions.ProxyError, "the proxy could not be reached"),
+    (exceptions.ConnectionError, "the connection failed"),
+    (Redirected, "the collector redirects elsewhere"),
+    (PartRejected, "the collector rejected a part"),
+)
+_UNKNOWN: Final = "the request could not be made"
 
 
 class ExportSession(requests.Session):

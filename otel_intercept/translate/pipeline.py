@@ -23,13 +23,18 @@ from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.guard import Guard
 from otel_intercept.translate.log_sender import LogSender
 from otel_intercept.translate.meters import Meters
+from otel_intercept.translate.outlets import needs_readable
 from otel_intercept.translate.provided import ProviderSpanExporter
 from otel_intercept.translate.sampling import is_sampled
 from otel_intercept.translate.sender import SpanSender
 from otel_intercept.translate.translator import Translator
 
-_POLL_S: Final = 0.05
-_SLICE: Final = 16
+_MAX_POLL_S: Final = 0.1
+_POLLS: Final = 8
+"""Looks for records while one may wait; the event loop cannot wake a thread cheaply."""
+_SLICE: Final = 32
+_READABLE_SLICE: Final = 8
+"""Records between two naps, some 2 ms; the SDK's spans take several times as long."""
 _NAP_S: Final = 0.0002
 """Long enough for the event loop to take the interpreter lock between two slices."""
 
@@ -77,11 +82,15 @@ class Pipeline:
             if metrics is None
             else Meters(metrics, resource, settings, recorder, self._log_fates)
         )
+        readable = needs_readable(span_exporter)
+        self._poll_s = min(settings.schedule_delay_s / _POLLS, _MAX_POLL_S)
+        self._slice = _READABLE_SLICE if readable else _SLICE
         self._translator = Translator(
             resource,
             None if self._meters is None else self._meters.instruments,
             self._logs,
             self._guard,
+            readable=readable,
         )
         # Kept here while they are worked on, so that nothing raised can lose them.
         self._taken: deque[Record] = deque()
@@ -89,7 +98,14 @@ class Pipeline:
         # Between this pipeline's thread and the one that shuts it down; never taken
         # on the event loop's path.
         self._lock = threading.Lock()
-        self._sender = SpanSender(recorder, span_exporter, self._complaints, self._lock)
+        self._sender = SpanSender(
+            recorder,
+            span_exporter,
+            self._translator.request_of,
+            self._complaints,
+            self._lock,
+            threads=settings.recorder != "inline",
+        )
         self._flushes: SimpleQueue[threading.Event] = SimpleQueue()
         self._wake = threading.Event()
         self._stopping = False
@@ -158,6 +174,7 @@ class Pipeline:
     def idle(self) -> bool:
         """Whether nothing is being exported, nor will be by itself."""
         running = self._thread is not None and self._thread.is_alive()
+        running = running or not self._sender.idle
         parts = (self._logs, self._meters)
         return not running and all(part is None or part.idle for part in parts)
 
@@ -165,7 +182,7 @@ class Pipeline:
         last = False
         while not last:
             if len(self._recorder) < self._settings.export_batch_size:
-                self._wake.wait(_POLL_S)
+                self._wake.wait(self._poll_s)
             self._wake.clear()
             last = self._stopping
             try:
@@ -182,8 +199,11 @@ class Pipeline:
             self._translate(
                 waiting if everything else min(waiting, MAX_EXPORT_BATCH_SIZE)
             )
-            waited_s = self._sender.waited_s
-            if everything or waited_s >= self._settings.schedule_delay_s:
+            delay_s = self._settings.schedule_delay_s
+            if everything:
+                self._sender.finish()
+            elif self._sender.waited_s >= delay_s and self._sender.idle:
+                # Not beside another one: a batch that is not full can still grow.
                 self._sender.send()
         finally:
             for done in asked:
@@ -204,9 +224,9 @@ class Pipeline:
                 self._translator.add_tally(self._recorder.tally())
 
     def _take(self, number: int) -> bool:
-        if self._thread is not None:
+        if self._thread is not None and len(self._recorder):
             time.sleep(_NAP_S)
-        self._taken.extend(self._recorder.take(min(number, _SLICE)))
+        self._taken.extend(self._recorder.take(min(number, self._slice)))
         return bool(self._taken)
 
     def _keep_locally(self, left: list[Record]) -> None:
@@ -219,7 +239,7 @@ class Pipeline:
                 span
                 for record in left
                 if self._recorder.has_span(record)
-                for span in self._translator.spans_of(record)
+                for span in self._translator.spans_of(record)[1]
             ]
         )
 
