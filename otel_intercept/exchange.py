@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NOTHING_ASKED: Final = genai.RequestFacts(model=None, stream=False, attributes=())
+_NOTHING: Final = genai.RequestFacts(model=None, stream=False, attributes=())
+_STREAM: Final = genai.RequestFacts(model=None, stream=True, attributes=())
 
 
 class Exchange(Reports):
@@ -44,6 +45,7 @@ class Exchange(Reports):
     __slots__ = (
         "__weakref__",
         "_handler_done",
+        "_recorded",
         "_response",
         "index",
         "request",
@@ -65,7 +67,7 @@ class Exchange(Reports):
         self.span_id = new_span_id()
         self._agent_present = agent_present
         self._answer = NO_ANSWER
-        self._asked = _NOTHING_ASKED
+        self._asked = _NOTHING
         self._ended = False
         self._handler_done = False
         self._head = None
@@ -73,6 +75,7 @@ class Exchange(Reports):
         self._outcome = None
         self._outlives_agent = False
         self._pending = ()
+        self._recorded = owner.is_recorded
         self._response: Attributes = ()
         self._status = None
         self._trouble = None
@@ -129,14 +132,19 @@ class Exchange(Reports):
             body: The parsed JSON object. Only allow-listed keys are read, none is kept.
         """
         try:
-            self._asked = genai.request_attributes(body)
+            if self._recorded:
+                self._asked = genai.request_attributes(body)
+            else:
+                # The outcome depends on this one; for the rest there is no use.
+                self._asked = _STREAM if body.get("stream") is True else _NOTHING
         except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
             confess("Exchange.describe_request")
 
     def describe_response(self, body: Mapping[str, object]) -> None:
         """Likewise take the model, usage and finish reasons of an answer."""
         try:
-            self._response = genai.response_attributes(body)
+            if self._recorded:
+                self._response = genai.response_attributes(body)
         except Exception:  # noqa: BLE001 - as above
             confess("Exchange.describe_response")
 
@@ -267,10 +275,12 @@ class Exchange(Reports):
             self._write_error = None
             # What `decide` says of nearly every exchange, without asking it.
             if self._trouble is None and self._is_plainly_good:
-                self._outcome = OK
+                outcome = OK
             else:
-                self._outcome = self._conclude(ended=self._ended)
-            self._owner.exchange_ended(self, self._record(self._outcome))
+                outcome = self._conclude(ended=self._ended)
+            self._outcome = outcome
+            record = self._record(outcome) if self._recorded else None
+            self._owner.exchange_ended(self, record)
         except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
             confess("Exchange.finish")
 
