@@ -19,7 +19,7 @@ from otel_intercept.translate.possible import possible_counters
 Exemplars: TypeAlias = Literal["sampled", "all", "none"]
 """Which measurements are exemplars: those of sampled rollouts, all, or none."""
 
-_BATCH: Final = 128
+_BATCH: Final = 64
 """Records that wait to be added up together: a fraction of a millisecond's work."""
 
 _kind_of: Final = attrgetter("outcome", "dialect", "stream", "model", "rollout.sampled")
