@@ -49,6 +49,7 @@ from otel_intercept.semconv import (
     ErrorType,
     ExchangeOutcome,
     Fate,
+    Instrument,
     Origin,
     Phase,
     RolloutOutcome,
@@ -379,29 +380,42 @@ def points_of(data: MetricsData | None, name: str) -> list[NumberDataPoint]:
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["sdk", "own"])
-def test_start_times_say_since_when_a_point_counts(*, own: bool) -> None:
+@pytest.mark.parametrize("instrument", [semconv.ROLLOUTS, semconv.ROLLOUT_DURATION])
+def test_start_times_say_since_when_a_point_counts(
+    instrument: Instrument, *, own: bool
+) -> None:
     """Cumulative points start at the beginning, delta points where the last ended."""
     began = time.time_ns()
     whole, part = InMemoryMetricReader(CUMULATIVE), InMemoryMetricReader(DELTA)
     for reader in (whole, part):
         side = Side(reader, TraceBasedExemplarFilter(), own=own)
-        name = semconv.ROLLOUTS.name
-        points = []
+        times, counts = [], []
         for _ in range(3):
             side.measures.record(ended())
-            data = reader.get_metrics_data()
-            points.append(next(each for each in points_of(data, name) if each.value))
-        first, second, third = points
+            start_ns, time_ns, count = moved(reader.get_metrics_data(), instrument)
+            times.append((start_ns, time_ns))
+            counts.append(count)
+        (first, first_ns), (second, second_ns), (third, third_ns) = times
 
-        assert began <= first.start_time_unix_nano <= first.time_unix_nano
-        assert first.time_unix_nano <= second.time_unix_nano <= third.time_unix_nano
+        assert began <= first <= first_ns <= second_ns <= third_ns
         if reader is whole:
-            assert [point.value for point in points] == [1, 2, 3]
-            assert len({point.start_time_unix_nano for point in points}) == 1
+            assert counts == [1, 2, 3]
+            assert first == second == third
         else:
-            assert [point.value for point in points] == [1, 1, 1]
-            assert second.start_time_unix_nano == first.time_unix_nano
-            assert third.start_time_unix_nano == second.time_unix_nano
+            assert counts == [1, 1, 1]
+            assert (second, third) == (first_ns, second_ns)
+
+
+def moved(data: MetricsData | None, instrument: Instrument) -> tuple[int, int, float]:
+    """Return start, time and count of the one series of an instrument that moved."""
+    assert data is not None
+    for metric in metrics_of(data):
+        for point in metric.data.data_points if metric.name == instrument.name else ():
+            assert isinstance(point, NumberDataPoint | HistogramDataPoint)
+            count = point.value if isinstance(point, NumberDataPoint) else point.count
+            if count:
+                return point.start_time_unix_nano, point.time_unix_nano, count
+    raise AssertionError("no series has moved")
 
 
 def test_a_bad_record_takes_no_other_with_it() -> None:
