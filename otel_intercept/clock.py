@@ -4,27 +4,28 @@ import time
 
 
 class Clock:
-    """Starts when it is made.
+    """What an exchange knows of time.
 
-    Attributes:
-        start: ``time.perf_counter_ns()`` at the start.
-        start_ns: The start in Unix nanoseconds.
+    The slots here and in the classes between this one and `Exchange` are filled in one
+    go by `Exchange`: an object for each job would cost more than the job.
     """
 
-    __slots__ = ("start", "start_ns")
+    __slots__ = ("_start", "_start_ns")
 
-    def __init__(self) -> None:
-        self.start_ns = time.time_ns()
-        self.start = time.perf_counter_ns()
+    _start: int
+    """``time.perf_counter_ns()`` at the start."""
 
-    def now_ns(self) -> int:
+    _start_ns: int
+    """The start in Unix nanoseconds."""
+
+    def _now_ns(self) -> int:
         """Return the current time in Unix nanoseconds, never before the start."""
-        return self.at_ns(time.perf_counter_ns())
+        return self._start_ns + time.perf_counter_ns() - self._start
 
-    def at_ns(self, moment: int) -> int:
+    def _at_ns(self, moment: int) -> int:
         """Return a ``time.perf_counter_ns()`` in Unix nanoseconds."""
-        return self.start_ns + moment - self.start
+        return self._start_ns + moment - self._start
 
-    def moment_of(self, at_ns: int) -> int:
-        """Return Unix nanoseconds as a ``time.perf_counter_ns()``: undoes `at_ns`."""
-        return self.start + at_ns - self.start_ns
+    def _moment_of(self, at_ns: int) -> int:
+        """Return Unix nanoseconds as a ``time.perf_counter_ns()``: undoes `_at_ns`."""
+        return self._start + at_ns - self._start_ns

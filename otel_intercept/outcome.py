@@ -64,6 +64,16 @@ class Answer(StrEnum):
     FAILING = "failing"
 
 
+# Members that are read for every request: on Python 3.11 the class looks each one up
+# anew, which costs several function calls.
+NO_CAUSE: Final = Cause.NONE
+NO_ANSWER: Final = Answer.NONE
+GOOD: Final = Answer.GOOD
+REFUSING: Final = Answer.REFUSING
+FAILING: Final = Answer.FAILING
+OK: Final = ExchangeOutcome.OK
+
+
 class Facts(NamedTuple):
     """What is known of an exchange when it ends.
 
@@ -126,10 +136,10 @@ _EXCUSED_BY_CANCELLATION: Final = frozenset(
 def answer_of(status: int) -> Answer:
     """Sort a status; 429 is a failing upstream although it is a 4xx."""
     if status < 400:
-        return Answer.GOOD
+        return GOOD
     if status == 429 or status >= 500:
-        return Answer.FAILING
-    return Answer.REFUSING
+        return FAILING
+    return REFUSING
 
 
 def decide(facts: Facts) -> ExchangeOutcome:

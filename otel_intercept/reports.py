@@ -1,39 +1,29 @@
 """What adapters of other people's servers report of an exchange: calls and replays."""
 
-from otel_intercept.clock import Clock
-from otel_intercept.owner import Owner
+from otel_intercept.causes import Causes
 from otel_intercept.semconv import Phase
 from otel_intercept.shield import shielded
-from otel_intercept.trouble import Trouble
-from otel_intercept.upstream import Upstream
 
 
-class Reports:
+class Reports(Causes):
     """The part of an exchange whose facts come from a server that we did not write.
 
     Such a server makes, times and repeats its upstream calls itself. No method raises.
-
-    Args:
-        owner: The rollout that the exchange belongs to.
     """
 
-    __slots__ = ("_clock", "_outlives_agent", "_trouble", "_upstream")
+    __slots__ = ("_outlives_agent",)
 
-    def __init__(self, owner: Owner) -> None:
-        self._clock = Clock()
-        self._trouble = Trouble(owner, self._clock)
-        self._upstream = Upstream(self._upstream_ended, self._clock)
-        self._outlives_agent = False
+    _outlives_agent: bool
 
     @property
     def start_ns(self) -> int:
         """When it started, in Unix nanoseconds."""
-        return self._clock.start_ns
+        return self._start_ns
 
     @property
     def called_upstream(self) -> bool:
         """Whether an upstream call has ended, well or not."""
-        return bool(self._upstream.waits)
+        return bool(self._waits)
 
     @shielded
     def upstream_called(self, started_ns: int, exc: BaseException | None) -> None:
@@ -45,7 +35,7 @@ class Reports:
                 cancellation is no failure, and a later call that succeeds before the
                 answer is through takes a failure back: it was retried.
         """
-        moment = self._clock.moment_of(started_ns)
+        moment = self._moment_of(started_ns)
         self._upstream_ended(moment, exc, Phase.UPSTREAM_CALL)
 
     @shielded
@@ -54,7 +44,7 @@ class Reports:
 
         A failure in it is shown on this exchange too, but it does not count again.
         """
-        self._trouble.replayed = True
+        self._find_trouble().replayed = True
 
     @shielded
     def outlives_agent(self) -> None:
@@ -63,8 +53,3 @@ class Reports:
         A lost connection is then no failure: the agent can come back for the answer.
         """
         self._outlives_agent = True
-
-    def _upstream_ended(
-        self, started: int, exc: BaseException | None, phase: Phase
-    ) -> None:
-        raise NotImplementedError

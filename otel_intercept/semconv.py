@@ -10,7 +10,14 @@ from enum import StrEnum
 from typing import Final, Literal
 
 
-class ExchangeOutcome(StrEnum):
+class _Word(StrEnum):
+    """A closed set of words, which are looked up in every table of the hot path."""
+
+    # An enum's own hash is a Python function; words are equal as texts, so this fits.
+    __hash__ = str.__hash__
+
+
+class ExchangeOutcome(_Word):
     """How an exchange ended. Exactly one per exchange."""
 
     OK = "ok"
@@ -26,7 +33,7 @@ class ExchangeOutcome(StrEnum):
     REJECTED = "rejected"
 
 
-class RolloutOutcome(StrEnum):
+class RolloutOutcome(_Word):
     """How a rollout ended."""
 
     COMPLETED = "completed"
@@ -37,7 +44,7 @@ class RolloutOutcome(StrEnum):
     ABANDONED = "abandoned"
 
 
-class ErrorType(StrEnum):
+class ErrorType(_Word):
     """The closed vocabulary of ``error.type``: same value on span, event and metric."""
 
     UPSTREAM_TIMEOUT = "upstream_timeout"
@@ -58,7 +65,7 @@ class ErrorType(StrEnum):
     OTHER = "_OTHER"
 
 
-class Phase(StrEnum):
+class Phase(_Word):
     """Where in the exchange it broke."""
 
     PREPARE = "prepare"
@@ -71,7 +78,7 @@ class Phase(StrEnum):
     LATE = "late"
 
 
-class Origin(StrEnum):
+class Origin(_Word):
     """Whose side a failure is on."""
 
     UPSTREAM = "upstream"
@@ -79,7 +86,7 @@ class Origin(StrEnum):
     PROXY = "proxy"
 
 
-class Dialect(StrEnum):
+class Dialect(_Word):
     """The API shape that the agent speaks, told from the end of the route."""
 
     CHAT_COMPLETIONS = "chat_completions"
@@ -89,7 +96,7 @@ class Dialect(StrEnum):
     OTHER = "_OTHER"
 
 
-class Fate(StrEnum):
+class Fate(_Word):
     """What became of telemetry that had ended."""
 
     EXPORTED = "exported"
@@ -97,7 +104,7 @@ class Fate(StrEnum):
     DROPPED = "dropped"
 
 
-class Signal(StrEnum):
+class Signal(_Word):
     """Which telemetry signal a fate is counted for."""
 
     TRACES = "traces"

@@ -168,7 +168,7 @@ class Telemetry:
     def through(cls, recorder: "ProcessRecorder", settings: Settings) -> Self:
         """Return telemetry that goes through a recorder which runs already."""
         telemetry = cls(settings=settings)
-        telemetry._intake = recorder
+        telemetry._intake = recorder.intake
         telemetry._engine = recorder
         return telemetry
 
@@ -176,6 +176,11 @@ class Telemetry:
     def enabled(self) -> bool:
         """Whether anything is recorded."""
         return self._engine is not None
+
+    @property
+    def intake(self) -> Intake | None:
+        """Where records are handed over, without a step between; None if disabled."""
+        return None if self._engine is None else self._intake
 
     @property
     def settings(self) -> Settings:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.metrics.export import (
@@ -27,6 +26,7 @@ from otel_intercept.settings import Settings
 from otel_intercept.telemetry import Telemetry
 from otel_intercept.translate.guard_metrics import metrics_of
 from otel_intercept.translate.guarded import GuardedMetricReader
+from otel_intercept.translate.outlets import EncodedSpanExporter
 
 
 class MetricPoint(NamedTuple):
@@ -135,18 +135,25 @@ class TelemetryRecorder:
         return b"".join(payload for signal in signals for payload in signal.payloads())
 
 
-class _MemorySpanExporter(SpanExporter):
+class _MemorySpanExporter(EncodedSpanExporter):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._exported: list[ReadableSpan] = []
         self._payloads: list[bytes] = []
 
+    @property
+    def readers(self) -> SpanExporter:
+        return self
+
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        payload = encode_spans(spans).SerializeToString()
         with self._lock:
             self._exported.extend(spans)
-            self._payloads.append(payload)
         return SpanExportResult.SUCCESS
+
+    def export_encoded(self, request: bytes) -> bool:
+        with self._lock:
+            self._payloads.append(request)
+        return True
 
     def exported(self) -> list[ReadableSpan]:
         with self._lock:

@@ -4,11 +4,18 @@ import time
 from typing import Final
 
 from otel_intercept import failure as failures
-from otel_intercept.clock import Clock
 from otel_intercept.errors import InterceptionError, RolloutError, StreamInterrupted
 from otel_intercept.failure import Failure
 from otel_intercept.ids import new_span_id
-from otel_intercept.outcome import Answer, Cause, error_class, error_class_so_far
+from otel_intercept.outcome import (
+    GOOD,
+    NO_ANSWER,
+    NO_CAUSE,
+    Answer,
+    Cause,
+    error_class,
+    error_class_so_far,
+)
 from otel_intercept.owner import Owner
 from otel_intercept.record import FailureSeen
 from otel_intercept.semconv import ErrorType, ExchangeOutcome, Origin, Phase
@@ -65,7 +72,6 @@ class Trouble:
     """
 
     __slots__ = (
-        "_clock",
         "_owner",
         "_settled",
         "begun",
@@ -77,12 +83,11 @@ class Trouble:
         "stopped",
     )
 
-    def __init__(self, owner: Owner, clock: Clock) -> None:
+    def __init__(self, owner: Owner) -> None:
         self._owner = owner
-        self._clock = clock
         self._settled = False
         self.begun = False
-        self.cause = Cause.NONE
+        self.cause = NO_CAUSE
         self.failure: Failure | None = None
         self.failure_ns: int | None = None
         self.final = True
@@ -90,22 +95,28 @@ class Trouble:
         self.stopped = False
 
     def note(
-        self, cause: Cause, failure: Failure | None, answer: Answer, *, final: bool
+        self,
+        cause: Cause,
+        failure: Failure | None,
+        answer: Answer,
+        *,
+        final: bool,
+        now_ns: int,
     ) -> None:
         """Take the cause if it is the first, and settle it if the answer has begun."""
-        if self.cause is not Cause.NONE:
+        if self.cause is not NO_CAUSE:
             return
         self.cause = cause
         self.final = final
-        self.begun = answer is not Answer.NONE
+        self.begun = answer is not NO_ANSWER
         self.stopped = self._owner.stopped
-        self._set_failure(failure)
+        self._set_failure(failure, now_ns)
         if self.begun:
             self.answer_began(answer)
 
     def answer_began(self, answer: Answer) -> None:
         """Settle it, unless a retry within a good answer may still take it back."""
-        if self.final or answer is not Answer.GOOD:
+        if self.final or answer is not GOOD:
             self.settle(answer)
 
     def settle(
@@ -125,8 +136,8 @@ class Trouble:
     def recover(self) -> None:
         """Take an upstream failure back that a later upstream call made good."""
         if self.cause is Cause.UPSTREAM_FAILED and not self._settled:
-            self.cause = Cause.NONE
-            self._set_failure(None)
+            self.cause = NO_CAUSE
+            self._set_failure(None, 0)
 
     def conclude(
         self,
@@ -135,19 +146,21 @@ class Trouble:
         status: int | None,
         *,
         unreadable: bool,
+        now_ns: int,
     ) -> None:
         """Bring the failure in line with the outcome: present exactly if it is one."""
         error = error_class(outcome)
         if error is None:
-            self._set_failure(None)
+            self._set_failure(None, now_ns)
             return
         if self.failure is None:
-            self._set_failure(self._derive(outcome, status, unreadable=unreadable))
+            derived = self._derive(outcome, status, unreadable=unreadable)
+            self._set_failure(derived, now_ns)
         self.settle(answer, error)
 
-    def _set_failure(self, failure: Failure | None) -> None:
+    def _set_failure(self, failure: Failure | None, now_ns: int) -> None:
         self.failure = failure
-        self.failure_ns = None if failure is None else self._clock.now_ns()
+        self.failure_ns = None if failure is None else now_ns
 
     def _derive(
         self, outcome: ExchangeOutcome, status: int | None, *, unreadable: bool

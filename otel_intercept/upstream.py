@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
-from otel_intercept.clock import Clock
+from otel_intercept.delivery import Delivery
 from otel_intercept.failure import Failure
 from otel_intercept.ids import new_span_id
 from otel_intercept.record import UpstreamWait
@@ -20,70 +20,68 @@ Ended: TypeAlias = Callable[[int, BaseException | None, Phase], None]
 MAX_WAITS: Final = 16
 """Upstream waits kept per exchange; of more retries the first ones are kept."""
 
+_RESPONSE_FUTURE: Final = Phase.RESPONSE_FUTURE
+_UPSTREAM_CALL: Final = Phase.UPSTREAM_CALL
 
-class _Pending(Protocol):
+
+class Pending(Protocol):
+    """A future whose end is still to be reported, or has been."""
+
     @property
-    def pending_since(self) -> int | None: ...
-
-    def look(self) -> None: ...
-
-
-class Upstream:
-    """The upstream calls of one exchange: what is pending, and how long each took.
-
-    Args:
-        ended: Called once for each call that has ended.
-        clock: The exchange's.
-    """
-
-    __slots__ = ("_clock", "_ended", "_pending", "waits")
-
-    def __init__(self, ended: Ended, clock: Clock) -> None:
-        self._clock = clock
-        self._ended = ended
-        self._pending: tuple[_Pending, ...] = ()
-        self.waits: tuple[UpstreamWait, ...] = ()
-
-    def watch(self, future: "asyncio.Future[T]") -> None:
-        """Report the end of a future, which thereby counts as retrieved."""
-        self._pending += (_Watch(future, self._ended),)
-
-    def call(self) -> "UpstreamCall":
-        """Return a block whose end is reported."""
-        return UpstreamCall(self._ended)
+    def pending_since(self) -> int | None:
+        """When the watch began, or None once it is over."""
+        ...
 
     def look(self) -> None:
+        """Report the end if it has come."""
+        ...
+
+
+class UpstreamCalls(Delivery):
+    """The upstream calls of an exchange: what is pending, and how long each took."""
+
+    __slots__ = ("_pending", "_waits")
+
+    _pending: tuple[Pending, ...]
+    _waits: tuple[UpstreamWait, ...]
+
+    def _look_upstream(self) -> None:
         """Report futures that have ended, before asyncio tells of them."""
         for pending in self._pending:
             pending.look()
 
-    def let_go(self) -> None:
+    def _let_go(self) -> None:
         """Keep no future any longer, only how long each was waited for until now.
 
         Those that end later are still reported.
         """
         watches, self._pending = self._pending, ()
         for watch in watches:
-            if watch.pending_since is not None:
-                self.waited(watch.pending_since, None)
+            since = watch.pending_since
+            if since is not None:
+                self._waited(since, None)
 
-    def waited(self, started: int, failure: Failure | None) -> None:
+    def _waited(self, started: int, failure: Failure | None) -> None:
         """Keep one wait that ends now, within the bound."""
-        if len(self.waits) < MAX_WAITS:
+        if len(self._waits) < MAX_WAITS:
             wait = UpstreamWait(
                 new_span_id(),
-                self._clock.at_ns(started),
-                self._clock.now_ns(),
-                failure.error_type if failure is not None else None,
+                self._at_ns(started),
+                self._now_ns(),
+                None if failure is None else failure.error_type,
             )
-            self.waits += (wait,)
+            self._waits += (wait,)
 
 
-class _Watch(Generic[T]):
+class Watch(Generic[T]):
     """A future whose end is reported once.
 
     asyncio tells of a future's end only in the next turn of the loop, while a handler
     that awaits a future that is done goes on at once, so the end can also be looked up.
+
+    Args:
+        future: Counts as retrieved once its end is reported.
+        ended: Called with the end.
     """
 
     __slots__ = ("_ended", "_future", "_started")
@@ -110,7 +108,7 @@ class _Watch(Generic[T]):
         self._future = None
         cancelled = future.cancelled()
         exc = asyncio.CancelledError() if cancelled else future.exception()
-        self._ended(self._started, exc, Phase.RESPONSE_FUTURE)
+        self._ended(self._started, exc, _RESPONSE_FUTURE)
 
 
 class UpstreamCall:
@@ -131,4 +129,4 @@ class UpstreamCall:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._ended(self._started, exc, Phase.UPSTREAM_CALL)
+        self._ended(self._started, exc, _UPSTREAM_CALL)

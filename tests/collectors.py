@@ -60,6 +60,7 @@ class Answer:
         garbage: Bytes to send in place of an HTTP answer.
         code: The gRPC status; OK for a proper answer.
         details: The gRPC status message.
+        trailers: Binary metadata behind the gRPC status.
     """
 
     status: int = 200
@@ -71,6 +72,7 @@ class Answer:
     garbage: bytes | None = None
     code: grpc.StatusCode = grpc.StatusCode.OK
     details: str = ""
+    trailers: tuple[tuple[str, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +340,8 @@ class _GrpcHandler(grpc.GenericRpcHandler):
             self._collector.closing.wait()
         elif answer.delay_s:
             self._collector.closing.wait(answer.delay_s)
+        if answer.trailers:
+            context.set_trailing_metadata(answer.trailers)
         if answer.code is not grpc.StatusCode.OK:
             context.abort(answer.code, answer.details)
         return answer.body or b""

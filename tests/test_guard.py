@@ -52,7 +52,7 @@ from otel_intercept.translate.complaints import Complaints, RepeatLimit
 from otel_intercept.translate.guard import MAX_DECLARED_KEYS, Guard, safe_value
 from otel_intercept.translate.guard_metrics import MetricGuard
 from otel_intercept.translate.guarded import GuardedMetricExporter, GuardedSpanExporter
-from otel_intercept.translate.spans import SpanFactory
+from tests.readable import ReadableSpans
 from tests.samples import exchange as exchange_record
 from tests.samples import failed_exchange, wait
 
@@ -111,7 +111,7 @@ def passed(guard: Guard, guarded: ReadableSpan) -> ReadableSpan:
 def test_spans_of_records_pass_unchanged() -> None:
     """What the translator makes is within the fence: nothing is dropped."""
     guard = Guard()
-    factory = SpanFactory(Resource({"service.name": "s"}), OURS)
+    factory = ReadableSpans(Resource({"service.name": "s"}), OURS)
     made = [
         made
         for record in (failed_exchange(), exchange_record(link=(3, 4), waits=(wait(),)))

@@ -44,7 +44,7 @@ from otel_intercept.sdk.otlp_json import metrics_line, spans_line
 from otel_intercept.sdk.otlp_reader import SpanLine, read_spans
 from otel_intercept.semconv import ErrorType, RolloutOutcome
 from otel_intercept.translate.guard import Guard
-from otel_intercept.translate.spans import SpanFactory
+from tests.readable import ReadableSpans
 from tests.samples import (
     EXCHANGE_ID,
     ROOT_ID,
@@ -67,7 +67,7 @@ SCOPE = InstrumentationScope("otel_intercept", "1.2", "http://scope", {"a": 1})
 
 def all_spans() -> list[ReadableSpan]:
     """Return a span of every kind, with everything that a span can have."""
-    factory = SpanFactory(RESOURCE, SCOPE)
+    factory = ReadableSpans(RESOURCE, SCOPE)
     rollout = rollout_ref(
         parent_span_id=0x77,
         attributes=(

@@ -127,7 +127,7 @@ def recorder() -> MirrorRecorder:
 
 def frame_of(kind: Kind, message: object, *, counts: bool = False) -> Frame:
     """Return a message as the other side reads it."""
-    data = bytes(Framer().frame(kind, message, counts=counts))
+    data = Framer().frame(kind, message, counts=counts)
     (frame,) = FrameReader().feed(data)
     return frame
 
@@ -173,7 +173,7 @@ def test_frames_are_found_however_they_are_cut(
     """A reader that gets a few bytes at a time finds the same frames."""
     framer, reader = Framer(), FrameReader()
     kind, message = to_wire(record, to_ref(record.rollout))
-    data = b"".join(bytes(framer.frame(kind, message)) for _ in range(3))
+    data = b"".join(framer.frame(kind, message) for _ in range(3))
 
     frames: list[Frame] = []
     at = 0
@@ -248,7 +248,7 @@ def test_what_is_open_is_ended_with_what_is_known() -> None:
     assert cut.outcome is ExchangeOutcome.CANCELLED
     assert (cut.retry_count, cut.link) == (1, (7, 8))
     assert root == RolloutEnded(
-        rollout_ref(), now, RolloutOutcome.ABORTED, 3, 1, failure_seen().failure
+        rollout_ref(), now, RolloutOutcome.ABORTED, 5, 1, failure_seen().failure
     )
     assert box.end_all(now) == (0, 0)
     assert taker.balance().open == 0

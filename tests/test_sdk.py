@@ -376,10 +376,15 @@ def test_a_variable_of_the_process_that_breaks_an_exporter_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An exporter that cannot be made is one clear error without foreign text."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", CANARY)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", CANARY)
 
     with pytest.raises(ConfigurationError) as caught:
-        run({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+        run(
+            {
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+                "OTEL_INTERCEPT_FAILURE_LOGS": "true",
+            }
+        )
 
     assert CANARY not in str(caught.value)
     assert caught.value.__context__ is None
@@ -525,7 +530,8 @@ def test_an_absent_collector_is_reported_without_its_url(
     balance = run(environ)
 
     assert balance.failed == 3
-    assert everything.warnings_of("opentelemetry.exporter")
+    told = {line.split()[0] for line in everything.warnings_of("otel_intercept.sdk")}
+    assert told == {"spans", "metrics"}
     assert CANARY not in everything.text.getvalue()
 
 
@@ -573,12 +579,11 @@ def test_a_problem_is_reported_with_safe_facts_and_once(everything: Everything) 
             record_exchanges(telemetry, 1)
             telemetry.flush()
 
-    lines = everything.warnings_of("opentelemetry.exporter")
+    lines = everything.warnings_of("otel_intercept.sdk")
     assert server.count("traces") == 5
-    assert sorted(line.rpartition(".")[2] for line in lines) == [
-        f"{signal}_exporter reported a problem with telemetry ({name}, {facts})"
-        for signal, name in (("metric", "metrics"), ("trace", "traces"))
-        for facts in ("HTTP 401, Unauthorized",)
+    assert sorted(lines) == [
+        "metrics were not exported (HTTP 401, Unauthorized)",
+        "spans were not exported (HTTP 401, Unauthorized)",
     ]
 
 
@@ -588,7 +593,7 @@ def test_the_kind_of_a_broken_connection_is_told(everything: Everything) -> None
         environ = environ_for(server, OTEL_METRICS_EXPORTER="none")
         run(environ | {"OTEL_EXPORTER_OTLP_TIMEOUT": "2.5"})
 
-    lines = everything.warnings_of("opentelemetry.exporter")
+    lines = everything.warnings_of("otel_intercept.sdk")
     assert any("the connection failed" in line for line in lines)
     assert all("127.0.0.1" not in line for line in lines)
 

@@ -16,7 +16,8 @@ from otel_intercept.semconv import (
     Phase,
     RolloutOutcome,
 )
-from otel_intercept.translate.spans import SpanFactory, span_context_of
+from otel_intercept.translate.spans import span_context_of
+from tests.readable import ReadableSpans
 from tests.samples import (
     EXCHANGE_ID,
     ROOT_ID,
@@ -37,7 +38,7 @@ from tests.samples import (
 
 RESOURCE = Resource({"service.name": "test"})
 SCOPE = InstrumentationScope("otel_intercept", "1")
-FACTORY = SpanFactory(RESOURCE, SCOPE)
+FACTORY = ReadableSpans(RESOURCE, SCOPE)
 
 FAILURE_ATTRIBUTES = {
     "error.type": "upstream_timeout",

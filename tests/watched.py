@@ -5,6 +5,7 @@ import contextlib
 import random
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,12 +80,14 @@ class Story:
     Args:
         trace_id: 32 hex digits.
         answered: Exchanges whose answer has come.
+        asked_at: When the exchange that runs was asked for (``monotonic``, s), or None.
         closing: Whether it was being closed.
         closed: Whether it has been closed.
     """
 
     trace_id: str
     answered: int = 0
+    asked_at: float | None = None
     closing: bool = False
     closed: bool = False
 
@@ -128,10 +131,13 @@ class Load:
             story = Story((await opened.json())["trace_id"])
         self.stories.append(story)
         for _ in range(choose.randint(0, 6)):
-            body = {"wait_s": choose.choice((0, 0, 0.001, 0.02)), "model": "gpt-5"}
+            wait_s = choose.choice((0, 0, 0.001, 0.02, 0.02, 1.0))
+            body = {"wait_s": wait_s, "model": "gpt-5"}
             route = f"/rollout/{rollout}/v1/chat/completions"
+            story.asked_at = time.monotonic()
             async with session.post(route, json=body) as answer:
                 await answer.read()
+                story.asked_at = None
                 self.failures += answer.status != 200
             story.answered += 1
         story.closing = True

@@ -7,8 +7,11 @@ looks like a model name.
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from math import isfinite
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, TypeAlias
+
+import msgspec
 
 from otel_intercept.dialect.grammar import StreamGrammar
 from otel_intercept.record import Attributes, AttributeValue
@@ -30,9 +33,15 @@ from otel_intercept.semconv import (
 )
 
 _MODEL: Final = re.compile(r"[A-Za-z0-9][\w.:/@+-]{0,95}", re.ASCII)
+_MAX_MODEL: Final = 96
 _INT64: Final = 2**63
 _INT32: Final = 2**31
 _MAX_REASONS: Final = 8
+
+# Of the integers, those that a float tells apart: equal keys must mean the same.
+_Number: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)] | float | None
+
+_MAX_REMEMBERED: Final = 1024
 
 _FLOATS: Final = (
     ("temperature", GEN_AI_REQUEST_TEMPERATURE),
@@ -115,14 +124,7 @@ class ResponseFacts:
     def add(self, body: object) -> None:
         """Add a whole response body of any dialect. Never raises on JSON values."""
         fields = _mapping(body)
-        model = _model(fields.get("model"))
-        if model is not None:
-            self._values[GEN_AI_RESPONSE_MODEL] = model
-        usage = _mapping(fields.get("usage"))
-        for key, name in _USAGE_KEYS:
-            tokens = usage.get(key)
-            if type(tokens) is int and 0 <= tokens < _INT64:
-                self._values[name] = tokens
+        _add_model_and_usage(self._values, fields)
         for index, reason in _finish_reasons(fields):
             if index in self._reasons or len(self._reasons) < _MAX_REASONS:
                 self._reasons[index] = reason
@@ -141,9 +143,40 @@ class ResponseFacts:
             self.add(event)
 
 
+class _Usual(msgspec.Struct, frozen=True, gc=False):
+    """The keys that are read of a request, each with a value that is short and usual.
+
+    A rollout asks with the same settings each time, so what they say is remembered.
+    """
+
+    model: Annotated[str, msgspec.Meta(max_length=_MAX_MODEL)] | None = None
+    stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    temperature: _Number = None
+    top_p: _Number = None
+    top_k: _Number = None
+    frequency_penalty: _Number = None
+    presence_penalty: _Number = None
+    seed: int | None = None
+    n: int | None = None
+
+
 def request_attributes(body: object) -> RequestFacts:
     """Pick the allow-listed request attributes. Never raises on JSON values."""
-    fields = _mapping(body)
+    try:
+        return _remembered(msgspec.convert(body, _Usual))
+    except (msgspec.ValidationError, OverflowError):
+        return _pick(_mapping(body))
+
+
+@lru_cache(maxsize=_MAX_REMEMBERED)
+def _remembered(usual: _Usual) -> RequestFacts:
+    return _pick(msgspec.structs.asdict(usual))
+
+
+def _pick(fields: Mapping[str, object]) -> RequestFacts:
     found: list[tuple[str, AttributeValue]] = []
     stream = fields.get("stream")
     if type(stream) is bool:
@@ -154,7 +187,9 @@ def request_attributes(body: object) -> RequestFacts:
             found.append((GEN_AI_REQUEST_MAX_TOKENS, limit))
             break
     for key, name in _FLOATS:
-        number = _finite(fields.get(key))
+        given = fields.get(key)
+        # Most of them are not given, and a call would cost more than the rest.
+        number = None if given is None else _finite(given)
         if number is not None:
             found.append((name, number))
     seed = fields.get("seed")
@@ -172,22 +207,53 @@ def response_attributes(body: object) -> Attributes:
 
     Never raises on JSON values; never returns an id or a text of the model.
     """
-    facts = ResponseFacts()
-    facts.add(body)
-    return facts.attributes
+    fields = _mapping(body)
+    values: dict[str, AttributeValue] = {}
+    _add_model_and_usage(values, fields)
+    choices = fields.get("choices")
+    reasons: tuple[str, ...]
+    if type(choices) is list and len(choices) == 1:
+        reason = _mapping(choices[0]).get("finish_reason")
+        reasons = () if reason is None else (_reason(reason),)
+    else:
+        reasons = tuple(dict(_finish_reasons(fields)).values())
+    if reasons:
+        values[GEN_AI_RESPONSE_FINISH_REASONS] = reasons
+    return tuple(values.items())
+
+
+def _add_model_and_usage(
+    values: dict[str, AttributeValue], fields: Mapping[str, object]
+) -> None:
+    model = _model(fields.get("model"))
+    if model is not None:
+        values[GEN_AI_RESPONSE_MODEL] = model
+    usage = fields.get("usage")
+    if usage is None:
+        return
+    usage = _mapping(usage)
+    for key, name in _USAGE_KEYS:
+        tokens = usage.get(key)
+        if type(tokens) is int and 0 <= tokens < _INT64:
+            values[name] = tokens
 
 
 def _mapping(value: object) -> Mapping[str, object]:
     # Bodies are dicts nearly always, and the check for Mapping is slow.
-    return value if isinstance(value, (dict, Mapping)) else {}
+    if type(value) is dict:
+        return value
+    return value if isinstance(value, Mapping) else {}
 
 
 def _model(value: object) -> str | None:
-    if value is None:
-        return None
-    if type(value) is str and _MODEL.fullmatch(value):
-        return value
-    return OTHER
+    if type(value) is str and len(value) <= _MAX_MODEL:
+        return _model_name(value)
+    return None if value is None else OTHER
+
+
+@lru_cache(maxsize=_MAX_REMEMBERED)
+def _model_name(text: str) -> str:
+    return text if _MODEL.fullmatch(text) else OTHER
 
 
 def _finite(value: object) -> float | None:

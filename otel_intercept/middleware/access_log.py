@@ -9,18 +9,23 @@ import logging
 from contextvars import ContextVar
 from typing import Final
 
+from otel_intercept.record import Request
+
 ACCESS_LOGGER: Final = "aiohttp.access"
 
-_line: ContextVar[str | None] = ContextVar("otel_intercept_access_line", default=None)
+_known: ContextVar[Request | None] = ContextVar(
+    "otel_intercept_access_line", default=None
+)
 
 
 class _RouteOnly(logging.Filter):
     """Replace the request line by method and route, and drop the agent's headers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        line = _line.get()
-        if line is None:
+        request = _known.get()
+        if request is None:
             return True
+        line = f"{request.method} {request.route}"
         fields = vars(record)
         status = fields.get("response_status")
         record.msg = "%s %s"
@@ -41,6 +46,6 @@ def shorten_access_log() -> None:
     logging.getLogger(ACCESS_LOGGER).addFilter(_FILTER)
 
 
-def set_access_line(method: str, route: str) -> None:
-    """Make the access log of the current request say just this."""
-    _line.set(f"{method} {route}")
+def shorten_access_line(request: Request) -> None:
+    """Make the access log of the current request say its method and route only."""
+    _known.set(request)

@@ -5,16 +5,16 @@ silences instrumented clients; so the handler gets its context back behind it.
 """
 
 from collections.abc import Callable
+from contextvars import Token
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from opentelemetry import context as otel_context
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation
 
-from otel_intercept.current import with_exchange
+from otel_intercept.current import context_of
 from otel_intercept.exchange import Exchange
 
 _FOREIGN: Final = "opentelemetry.instrumentation."
@@ -49,36 +49,24 @@ def silence(app: web.Application, concerns: Callable[[web.Request], bool]) -> No
     app.middlewares.insert(0, silenced)
 
 
-async def call_in_context(
-    request: web.Request, handler: Handler, exchange: Exchange
-) -> web.StreamResponse:
-    """Call the handler so that spans which its code makes nest below the exchange."""
-    request[_CONTEXT] = context = _context_of(exchange)
-    token = otel_context.attach(context)
-    try:
-        return await call_silenced(request, handler)
-    finally:
-        otel_context.detach(token)
+def enter(request: web.Request, exchange: Exchange, *, foreign: bool) -> Token[Context]:
+    """Make spans nest below the exchange, until the token is detached.
+
+    Args:
+        request: What the exchange answers.
+        exchange: What the handler serves.
+        foreign: Whether contrib's middleware stands before the handler.
+    """
+    context = context_of(exchange)
+    if foreign:
+        request[_CONTEXT] = context
+    return otel_context.attach(context)
 
 
 async def call_silenced(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Call the handler with contrib's middleware, if there is one, kept silent."""
-    if not any(map(is_foreign, request.match_info.apps)):
-        return await handler(request)
+    """Call the handler with contrib's middleware kept silent."""
     with suppress_http_instrumentation():
         return await handler(request)
-
-
-def _context_of(exchange: Exchange) -> Context:
-    ref = exchange.rollout.ref
-    span_context = trace.SpanContext(
-        ref.trace_id,
-        exchange.span_id,
-        is_remote=False,
-        trace_flags=trace.TraceFlags(1 if ref.sampled else 0),
-    )
-    span = trace.NonRecordingSpan(span_context)
-    return with_exchange(exchange, trace.set_span_in_context(span))
 
 
 def _innermost(app: web.Application) -> Middleware:

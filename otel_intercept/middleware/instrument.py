@@ -1,30 +1,35 @@
 """Put the exchange around the handlers of an aiohttp app that exists already."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from opentelemetry import context as otel_context
 
 from otel_intercept import failure as failures
 from otel_intercept.errors import ConfigurationError, NotIntercepted
 from otel_intercept.exchange import Exchange
 from otel_intercept.idle import IdleRollouts
-from otel_intercept.middleware.access_log import set_access_line, shorten_access_log
+from otel_intercept.middleware.access_log import (
+    shorten_access_line,
+    shorten_access_log,
+)
 from otel_intercept.middleware.foreign import (
     add_restoring_middleware,
-    call_in_context,
     call_silenced,
+    enter,
 )
-from otel_intercept.middleware.incoming import describe
+from otel_intercept.middleware.incoming import Place
 from otel_intercept.middleware.redacted import (
     fail_exchange,
     fail_unobserved,
     refuse_unknown,
 )
 from otel_intercept.middleware.serving import Serving, start_exchange
+from otel_intercept.middleware.writer import ObservedWriter
 from otel_intercept.registry import RolloutRegistry
 
 Resolver = Callable[[web.Request], str | None]
@@ -42,9 +47,8 @@ class _Wiring:
     app: web.Application
     registry: RolloutRegistry
     rollout_id: str | Resolver
-    resolve: Resolver
     implicit: IdleRollouts | None
-    serving: Serving = field(default_factory=Serving)
+    serving: Serving
 
 
 _WIRING: Final = web.AppKey("otel_intercept.wiring", _Wiring)
@@ -119,8 +123,7 @@ def wire_app(
             "the app is frozen: call instrument_app before AppRunner.setup(), "
             "and for a sub-app before add_subapp()"
         )
-    resolve = rollout_id if callable(rollout_id) else _match_info_resolver(rollout_id)
-    wiring = _Wiring(app, registry, rollout_id, resolve, implicit)
+    wiring = _Wiring(app, registry, rollout_id, implicit, Serving(app))
     app[_WIRING] = wiring
     app.on_shutdown.append(_note_shutdown)
     app.on_cleanup.append(_end_implicit)
@@ -151,15 +154,8 @@ def wiring_of(app: web.Application) -> tuple[RolloutRegistry, str | Resolver] | 
     return None if wiring is None else (wiring.registry, wiring.rollout_id)
 
 
-def _match_info_resolver(key: str) -> Resolver:
-    def resolve(request: web.Request) -> str | None:
-        return request.match_info.get(key)
-
-    return resolve
-
-
 async def _note_shutdown(app: web.Application) -> None:
-    app[_WIRING].serving.shutting_down = True
+    app[_WIRING].serving.connections.shutting_down = True
 
 
 async def _end_implicit(app: web.Application) -> None:
@@ -173,39 +169,59 @@ def _idle_close_s(implicit: IdleRollouts | None) -> float | None:
 
 
 def _outermost(wiring: _Wiring) -> Middleware:
-    registry = wiring.registry
+    registry, serving = wiring.registry, wiring.serving
     find = registry.get if wiring.implicit is None else wiring.implicit.ensure
 
+    # A plain function: aiohttp awaits what it returns, and saves one coroutine.
     @web.middleware
-    async def intercept(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if _SEEN in request:
-            return await handler(request)
-        rollout_id = _resolve(wiring.resolve, request)
+    def intercept(
+        request: web.Request, handler: Handler
+    ) -> Awaitable[web.StreamResponse]:
+        # Looking for a key that is not there is slow, so the writer is asked first.
+        if type(request.writer) is ObservedWriter or _is_seen(request):
+            return handler(request)
+        rollout_id = _resolve(wiring, request)
         if rollout_id is None:
-            return await handler(request)
-        request[_SEEN] = True
-        description = describe(request)
-        set_access_line(description.method, description.route)
+            return handler(request)
+        place = serving.places.of(request)
+        description = place.describe(request)
+        shorten_access_line(description)
         rollout = find(rollout_id)
         if rollout is None:
+            request[_SEEN] = True
             registry.reject(description.dialect)
-            return await _pass_through(wiring, request, handler)
-        exchange = start_exchange(wiring.serving, request, rollout, description)
+            return _pass_through(wiring, place, request, handler)
+        exchange = start_exchange(serving, request, rollout, description)
         request[EXCHANGE] = exchange
-        return await _serve(wiring, request, handler, exchange)
+        return _serve(place, request, handler, exchange)
 
     return intercept
 
 
 async def _serve(
-    wiring: _Wiring, request: web.Request, handler: Handler, exchange: Exchange
+    place: Place, request: web.Request, handler: Handler, exchange: Exchange
 ) -> web.StreamResponse:
     try:
-        response = await call_in_context(request, handler, exchange)
-        _check(response, exchange)
+        token = enter(request, exchange, foreign=place.foreign)
+        try:
+            if place.foreign:
+                response = await call_silenced(request, handler)
+            else:
+                response = await handler(request)
+        finally:
+            otel_context.detach(token)
+        # Nearly all are just that, and asking an abstract class is slow.
+        if type(response) is not web.Response or exchange.answer_begun:
+            _check(response, exchange)
         exchange.handler_returned()
-        if _is_outermost(request, wiring.app):
-            await _send(request, response)
+        if place.outermost:
+            # aiohttp does the same next, but logs what a body or a signal raises.
+            try:
+                await response.prepare(request)
+                await response.write_eof()
+            except ConnectionError:
+                if _is_bodys_own(request):
+                    raise
     except web.HTTPException as exc:
         if exchange.answer_begun:
             return fail_exchange(request, exchange, exc)
@@ -220,11 +236,17 @@ async def _serve(
     return response
 
 
+def _is_seen(request: web.Request) -> bool:
+    return len(request) > 0 and (_SEEN in request or EXCHANGE in request)
+
+
 async def _pass_through(
-    wiring: _Wiring, request: web.Request, handler: Handler
+    wiring: _Wiring, place: Place, request: web.Request, handler: Handler
 ) -> web.StreamResponse:
     try:
-        return await call_silenced(request, handler)
+        if place.foreign:
+            return await call_silenced(request, handler)
+        return await handler(request)
     except web.HTTPException:
         raise
     except NotIntercepted:
@@ -242,32 +264,22 @@ def _check(response: object, exchange: Exchange) -> None:
         raise TypeError("a handler that has begun an answer must return that one")
 
 
-async def _send(request: web.Request, response: web.StreamResponse) -> None:
-    # aiohttp would do the same next, but would log what a body or a signal raises.
-    try:
-        await response.prepare(request)
-        await response.write_eof()
-    except ConnectionError:
-        # With the agent gone, aiohttp meets the same error and drops the connection.
-        # Otherwise it is the body's own source, and aiohttp would end the body cleanly.
-        if request.transport is not None and not request.transport.is_closing():
-            raise
+def _is_bodys_own(request: web.Request) -> bool:
+    # With the agent gone, aiohttp meets the same error and drops the connection.
+    # Otherwise it is of the body's own source, and aiohttp would end the body cleanly.
+    return request.transport is not None and not request.transport.is_closing()
 
 
-def _is_outermost(request: web.Request, app: web.Application) -> bool:
-    # Middlewares of an app above ours may still change the response.
-    apps = request.match_info.apps
-    return not any(above.middlewares for above in apps[: apps.index(app)])
-
-
-def _resolve(resolve: Resolver, request: web.Request) -> str | None:
+def _resolve(wiring: _Wiring, request: web.Request) -> str | None:
+    resolve = wiring.rollout_id
+    if isinstance(resolve, str):
+        return request.match_info.get(resolve)
     try:
         rollout_id = resolve(request)
     except Exception as exc:  # noqa: BLE001 - a resolver's fault is not the agent's
         failures.triage(exc)
         _logger.warning("the rollout_id function raised; the request is not observed")
         # It may be a rollout's, so the agent's text stays out of the access log.
-        description = describe(request)
-        set_access_line(description.method, description.route)
+        shorten_access_line(wiring.serving.places.of(request).describe(request))
         return None
     return rollout_id if isinstance(rollout_id, str) else None

@@ -1,17 +1,17 @@
 """Start the exchange of a request, and serve it without touching what is served."""
 
 import logging
-from dataclasses import dataclass, field
+import weakref
 from typing import Final
 
 from aiohttp import web
-from aiohttp.http import StreamWriter
 from aiohttp.typedefs import Handler
+from opentelemetry import context as otel_context
 
 from otel_intercept.exchange import Exchange
 from otel_intercept.middleware.connections import Connections
-from otel_intercept.middleware.foreign import call_in_context
-from otel_intercept.middleware.incoming import describe
+from otel_intercept.middleware.foreign import call_silenced, enter
+from otel_intercept.middleware.incoming import Places
 from otel_intercept.middleware.writer import observe
 from otel_intercept.record import Request
 from otel_intercept.rollout import Rollout
@@ -19,36 +19,34 @@ from otel_intercept.rollout import Rollout
 _logger: Final = logging.getLogger("otel_intercept.middleware")
 
 
-@dataclass(slots=True)
 class Serving:
-    """What one server needs to tell how its exchanges end.
+    """What one server needs to know to tell what its exchanges are and how they end.
 
     Args:
-        connections: The latest exchange of each of its connections.
-        shutting_down: Whether it closes its connections by itself, so that a lost one
-            does not mean that the agent left.
+        app: The app whose middleware serves them, if it is one of ours.
+
+    Attributes:
+        connections: Its connections, with the latest exchange of each.
+        places: What is known of its resources.
     """
 
-    connections: Connections = field(default_factory=Connections)
-    shutting_down: bool = False
+    __slots__ = ("connections", "places")
+
+    def __init__(self, app: web.Application | None = None) -> None:
+        self.connections: Final = Connections()
+        self.places: Final = Places(app)
 
 
 def start_exchange(
     serving: Serving, request: web.Request, rollout: Rollout, description: Request
 ) -> Exchange:
     """Start the exchange of a request, and watch the writer of its answer."""
-    protocol = request.protocol
-
-    def agent_present() -> bool:
-        transport = protocol.transport
-        return serving.shutting_down or not (
-            transport is None or transport.is_closing()
-        )
-
-    exchange = rollout.start_exchange(description, agent_present=agent_present)
-    if isinstance(request.writer, StreamWriter):
-        observe(request.writer, exchange)
-    serving.connections.serve(request.task, exchange)
+    connection = serving.connections.of(request)
+    exchange = rollout.start_exchange(
+        description, agent_present=connection.is_agent_present
+    )
+    observe(request.writer, exchange)
+    connection.latest = weakref.ref(exchange)
     return exchange
 
 
@@ -65,12 +63,17 @@ async def serve_unchanged(
         BaseException: What the handler raises, unchanged.
     """
     try:
-        exchange = start_exchange(serving, request, rollout, describe(request))
+        place = serving.places.of(request)
+        exchange = start_exchange(serving, request, rollout, place.describe(request))
+        token = enter(request, exchange, foreign=place.foreign)
     except Exception:  # noqa: BLE001 - telemetry never breaks traffic
         _logger.warning("a request could not be observed")
         return await handler(request)
     try:
-        response = await call_in_context(request, handler, exchange)
+        if place.foreign:
+            response = await call_silenced(request, handler)
+        else:
+            response = await handler(request)
     except web.HTTPException:
         exchange.handler_returned()
         raise
@@ -82,5 +85,7 @@ async def serve_unchanged(
         exchange.handler_cancelled()
         exchange.finish()
         raise
+    finally:
+        otel_context.detach(token)
     exchange.handler_returned()
     return response

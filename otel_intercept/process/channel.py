@@ -2,39 +2,24 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
 from otel_intercept.exchange import Exchange
-from otel_intercept.process.framing import Framer, Kind
-from otel_intercept.process.messages import (
-    Fates,
-    SpanRecord,
-    Totals,
-    WireRollout,
-    to_begun,
-    to_ref,
-    to_wire,
-)
-from otel_intercept.process.open_work import OpenRollout, OpenWork
+from otel_intercept.process.framing import Kind
+from otel_intercept.process.messages import Fates, SpanRecord, Totals
+from otel_intercept.process.open_work import YOUNG_NS, OpenRollout, OpenWork
 from otel_intercept.process.outlet import Outlet
-from otel_intercept.record import (
-    ExchangeEnded,
-    ExchangeRejected,
-    FailureSeen,
-    Record,
-    RolloutEnded,
-    RolloutRef,
-    RolloutStarted,
-)
-from otel_intercept.recorder import CounterKey, Recorder
+from otel_intercept.process.sender import RECORDS, Sender
+from otel_intercept.record import ExchangeEnded, ExchangeRejected, Record
+from otel_intercept.recorder import Balance, CounterKey, Recorder
 from otel_intercept.translate.complaints import Complaints
 
 _AT_ONCE: Final = 8
-"""Things that the event loop sends itself, at most, before the keeper takes over."""
+"""Things that the event loop sends at a stroke, at most."""
 
 _NOTHING: Final = Fates(0, 0, 0, 0)
-_RECORDS: Final = (ExchangeEnded, RolloutStarted, RolloutEnded, FailureSeen)
 
 _logger: Final = logging.getLogger("otel_intercept.process")
 
@@ -43,8 +28,9 @@ class Channel:
     """Sends records to the helper that lives now, in the order in which they were put.
 
     ``begin`` and ``put`` belong to the event loop's thread, the rest to the keeper's.
-    Whoever holds the lock may write; the event loop only tries it, and leaves what it
-    cannot send to the other side, which looks again when it has let go.
+    Whoever holds the lock may write. The event loop only tries it, and leaves what it
+    cannot send to the other side, which looks again when it has let go. While the way
+    is congested, the keeper alone sends.
 
     Args:
         recorder: Where records wait, and where their fate is counted.
@@ -56,23 +42,23 @@ class Channel:
         self, recorder: Recorder, *, limit: int, wake: Callable[[], None]
     ) -> None:
         self._recorder = recorder
+        recorder.on_drop = self._dropped
+        self._limit = limit
         self._wake = wake
         self._work = OpenWork(limit)
+        self._sender = Sender(recorder, self._work)
         self._way = threading.Lock()
-        self._framer = Framer()
-        self._outlet: Outlet | None = None
-        # Taken from the queue, and not accepted by the pipe yet.
+        # Taken from where it waited, and not accepted by the pipe yet.
         self._current: SpanRecord | OpenRollout | Exchange | None = None
-        self._life = 0
-        self._sent = 0
+        # Whether the event loop has left something in the queue.
+        self._behind = False
+        self._look_at_ns = 0
+        self._keys: tuple[str, ...] = ()
         self._settled = _NOTHING
         self._unsendable = 0
-        self._unsendable_settled = 0
         self._tally_before: dict[CounterKey, int] = {}
         self._tally_told: dict[CounterKey, int] = {}
         self._totals: Totals | None = None
-        self._keys: tuple[str, ...] = ()
-        self._told_keys: tuple[str, ...] = ()
         self._complaints = Complaints(_logger)
         self._abandoned = False
         self.congested = True
@@ -80,36 +66,53 @@ class Channel:
     @property
     def blocked(self) -> bool:
         """Whether the pipe is full."""
-        return self._outlet is not None and self._outlet.blocked
+        outlet = self._sender.outlet
+        return outlet is not None and outlet.blocked
 
     @property
     def broken(self) -> bool:
         """Whether nobody reads from the pipe any more."""
-        return self._outlet is not None and self._outlet.broken
+        outlet = self._sender.outlet
+        return outlet is not None and outlet.broken
 
-    def begin(self, exchange: Exchange) -> None:
-        """Tell of an exchange that starts. O(1), never blocks, never raises."""
-        self._work.exchange_begins(exchange)
-        self._pump()
+    def begin(self, sampled: bool, exchange: Exchange | None = None) -> None:  # noqa: FBT001 - the hot path is positional
+        """Count a record that has begun; of an exchange that lasts the helper is told.
+
+        O(1), takes no lock, never blocks, never raises.
+        """
+        self._recorder.begin(sampled)
+        if exchange is not None:
+            self._work.young[exchange.span_id] = exchange
 
     def put(self, record: Record) -> None:
         """Send an ended record, or queue it. O(1), never blocks, never raises."""
-        recorder = self._recorder
-        if isinstance(record, ExchangeRejected):
-            recorder.put(record)
+        if (
+            not isinstance(record, ExchangeEnded)
+            or self.congested
+            or self._behind
+            or not self._way.acquire(blocking=False)
+        ):
+            self._put_in_line(record)
             return
-        self._work.record_comes(record)
+        try:
+            outlet = self._sender.outlet
+            rollout = self._work.exchange_ends(record)
+            self._recorder.pass_by(record)
+            if not self._sender.send_exchange(record, rollout):
+                self._current = record
+                self.congested = True
+            elif outlet is None or outlet.blocked:
+                self.congested = True
+            elif record.end_ns >= self._look_at_ns:
+                self._look(record.end_ns, _AT_ONCE)
+        finally:
+            self._way.release()
         if self.congested:
-            waiting = len(recorder)
-            recorder.put(record)
-            # The keeper may have taken one meanwhile: then nothing was dropped, and
-            # what is said of it is only said twice.
-            if len(recorder) <= waiting:
-                self._dropped(record)
-        else:
-            recorder.put(record)
-            self._pump()
-        self._work.record_is_through(record)
+            self._wake()
+
+    def balance(self) -> Balance:
+        """Return what became of every record so far."""
+        return self._recorder.balance()
 
     def allow(self, keys: frozenset[str]) -> None:
         """Have the helper let these attribute keys out, before what is put next."""
@@ -119,21 +122,18 @@ class Channel:
     def connect(self, outlet: Outlet) -> None:
         """Begin with a new helper, which is to be told of all that is open."""
         with self._way:
-            self._outlet = outlet
-            self._life += 1
-            self._sent = 0
+            self._sender.connect(outlet)
             self._settled = _NOTHING
             self._tally_before = self._tally_told
             self._totals = None
-            self._told_keys = ()
             self._work.start_again()
 
     def disconnect(self) -> int:
         """Give up the helper; return how many records were lost with it."""
         with self._way:
-            self._outlet = None
+            self._sender.outlet = None
             self.congested = True
-            sent, self._sent = self._sent, 0
+            sent, self._sender.sent = self._sender.sent, 0
         lost = max(sent - sum(self._settled[:3]), 0)
         self._settled = _NOTHING
         self._recorder.settle(failed=lost)
@@ -151,12 +151,19 @@ class Channel:
     def send(self, kind: Kind, message: object) -> bool:
         """Send a message after all that was put; False when it has to wait."""
         with self._way:
-            if self.congested or self._outlet is None:
-                return False
-            self.congested = not self._drain(_AT_ONCE)
-            sent = not self.congested and self._write(kind, message)
+            clear = not self.congested and self._drain(_AT_ONCE)
+            self.congested = not clear
+            sent = clear and self._sender.send(kind, message)
         self._pump()
         return sent
+
+    def tell_open(self) -> None:
+        """Tell of exchanges that last, where the event loop has nothing to do."""
+        now_ns = time.time_ns()
+        if now_ns >= self._look_at_ns and not self.congested:
+            with self._way:
+                self._look(now_ns, self._limit)
+            self._pump()
 
     def tell_totals(self) -> bool:
         """Tell what this helper could not know, if it has changed; False: later."""
@@ -193,18 +200,26 @@ class Channel:
     def abandon(self) -> None:
         """Send nothing any more: for a fork of the process, which has no helper."""
         self._abandoned = True
-        self._outlet = None
+        self._sender.outlet = None
         self.congested = True
         self._recorder.close()
 
-    def _settle_unsendable(self) -> None:
-        # Counted by whoever sends, settled by one thread alone.
-        number = self._unsendable - self._unsendable_settled
-        self._unsendable_settled += number
-        self._recorder.settle(dropped=number)
+    def _put_in_line(self, record: Record) -> None:
+        recorder = self._recorder
+        if isinstance(record, ExchangeRejected):
+            recorder.put(record)
+            return
+        self._work.record_comes(record)
+        self._behind = True
+        recorder.put(record)
+        if not self.congested:
+            self._pump()
+            self._behind = len(recorder) > 0
+        self._work.record_is_through(record)
 
     def _pump(self) -> None:
-        while not self.congested and (len(self._recorder) or self._work.untold):
+        """Send what waits, unless another thread does; it looks again afterwards."""
+        while not self.congested and len(self._recorder):
             if not self._way.acquire(blocking=False):
                 return
             try:
@@ -216,20 +231,20 @@ class Channel:
 
     def _drain(self, limit: int) -> bool:
         """Send at most so many things; True when none is left. Holds the lock."""
-        outlet = self._outlet
+        outlet = self._sender.outlet
         if outlet is None or not outlet.finish():
             return False
-        if self._keys is not self._told_keys:
-            keys = self._keys
-            if not self._write(Kind.DECLARE, keys):
-                return False
-            self._told_keys = keys
+        if not self._sender.send_keys(self._keys):
+            return False
         for _ in range(limit):
-            if self._current is None:
-                self._current = self._next()
-            if self._current is None:
+            item = self._current = self._current or self._next()
+            if item is None:
                 return True
-            if not self._send(self._current):
+            if isinstance(item, RECORDS):
+                sent = self._sender.send_record(item)
+            else:
+                sent = self._sender.send_open(item)
+            if not sent:
                 return False
             self._current = None
             if outlet.blocked:
@@ -238,66 +253,35 @@ class Channel:
 
     def _next(self) -> SpanRecord | OpenRollout | Exchange | None:
         for record in self._recorder.take(1):
-            if isinstance(record, _RECORDS):
+            if isinstance(record, RECORDS):
                 return record
         return self._work.untold.popleft() if self._work.untold else None
 
-    def _send(self, item: SpanRecord | OpenRollout | Exchange) -> bool:
-        if isinstance(item, _RECORDS):
-            return self._send_record(item)
-        if not self._work.is_open(item):
-            return True
-        if isinstance(item, OpenRollout):
-            sent = self._write(Kind.ROLLOUT_RESUMED, item.resumed())
-            if sent:
-                item.life = self._life
-            return sent
-        rollout = self._rollout_of(item.rollout.ref)
-        return self._write(
-            Kind.EXCHANGE_STARTED,
-            to_begun(rollout, item.span_id, item.index, item.start_ns, item.request),
-        )
+    def _look(self, now_ns: int, most: int) -> None:
+        """Tell of exchanges that are young no more. Holds the lock."""
+        told = 0
+        for exchange in self._work.grown(now_ns, most):
+            told += 1
+            if self.congested or not self._sender.send_open(exchange):
+                self._work.untold.append(exchange)
+                self.congested = True
+        # Those that are left over are told with the next record.
+        self._look_at_ns = now_ns if told == most else now_ns + YOUNG_NS // 2
 
-    def _send_record(self, record: SpanRecord) -> bool:
-        counts = self._recorder.has_span(record)
-        if isinstance(record, RolloutStarted):
-            kind, message = to_wire(record, to_ref(record.rollout))
-        else:
-            kind, message = to_wire(record, self._rollout_of(record.rollout))
-        if not self._write(kind, message, counts=counts):
-            return False
-        self._sent += counts
-        if kind is Kind.ROLLOUT_STARTED:
-            rollout = self._work.rollouts.get(record.rollout.span_id)
-            if rollout is not None:
-                rollout.life = self._life
-        return True
+    def _settle_unsendable(self) -> None:
+        # Counted by whoever sends, settled by one thread alone.
+        number = self._sender.unsendable - self._unsendable
+        self._unsendable += number
+        self._recorder.settle(dropped=number)
 
-    def _rollout_of(self, ref: RolloutRef) -> WireRollout:
-        rollout = self._work.rollouts.get(ref.span_id)
-        if rollout is not None and rollout.life == self._life:
-            return ref.span_id
-        return to_ref(ref)
-
-    def _write(self, kind: Kind, message: object, *, counts: bool = False) -> bool:
-        if self._outlet is None:
-            return False
-        try:
-            frame = self._framer.frame(kind, message, counts=counts)
-        except Exception:  # noqa: BLE001 - an operator's attribute that nothing can send
-            self._complaints.warn("a record could not be told to the helper")
-            if counts:
-                self._unsendable += 1
-                self._sent -= 1
-            return True
-        return self._outlet.write(frame)
-
-    def _dropped(self, record: SpanRecord) -> None:
+    def _dropped(self, record: Record) -> None:
+        if not (self.congested and isinstance(record, RECORDS)):
+            return
         if self._abandoned:
             self._complaints.warn(
                 "telemetry was made before this process was forked and has no helper "
                 "here: make it after the fork"
             )
         # A helper that is yet to come is told of all that is open then.
-        if self._outlet is not None:
+        if self._sender.outlet is not None:
             self._work.record_was_dropped(record)

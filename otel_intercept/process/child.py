@@ -39,6 +39,8 @@ class Child:
     """
 
     def __init__(self, directory: str) -> None:
+        if not sys.executable:
+            raise FileNotFoundError("this process does not know its interpreter")
         data_out, data_in = os.pipe()
         answers_out, answers_in = os.pipe()
         self._fds = [data_in, answers_out]

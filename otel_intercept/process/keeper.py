@@ -29,7 +29,8 @@ _SLICE: Final = 64
 _NAP_S: Final = 0.0002
 """Long enough for the event loop to take the interpreter lock between two slices."""
 
-_TICK_S: Final = 1.0
+_TICK_S: Final = 0.25
+_END_S: Final = 1.0
 _START_S: Final = 30.0
 _MARGIN_S: Final = 0.25
 """What the helper is given less than the server waits for it."""
@@ -120,7 +121,7 @@ class Keeper:
         self._done = True
         self._wake.set()
         if self._thread is not None:
-            self._thread.join(_TICK_S * 2)
+            self._thread.join(_END_S * 2)
 
     def disown(self) -> None:
         """Let go of helper and pipes in a fork of the server, which has no thread."""
@@ -209,6 +210,7 @@ class Keeper:
             self._complaints.warn("the helper said something malformed")
 
     def _tell(self, channel: Channel) -> None:
+        channel.tell_open()
         asks, now = self._asks.unsent(), time.monotonic()
         if (asks or now >= self._next_tick) and channel.tell_totals():
             self._next_tick = now + _TICK_S
@@ -234,7 +236,7 @@ class Keeper:
     def _died(self, channel: Channel) -> None:
         lost = channel.disconnect() if self._ready else 0
         if self._child is not None:
-            self._child.end(_TICK_S if self._ending else 0.0)
+            self._child.end(_END_S if self._ending else 0.0)
         self._child, self._ready = None, False
         self._asks.helper_ended()
         if self._ending:

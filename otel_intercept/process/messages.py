@@ -235,15 +235,20 @@ def to_wire(
     Plain tuples in the order of the fields, since making the named ones costs more.
     """
     if isinstance(record, ExchangeEnded):
-        if record.link is None:
-            return Kind.EXCHANGE_ENDED, (rollout, *record[1:])
-        link = to_link(record.link)
-        return Kind.EXCHANGE_ENDED, (rollout, *record[1:15], link, *record[16:])
+        return Kind.EXCHANGE_ENDED, to_done(record, rollout)
     if isinstance(record, RolloutStarted):
         return Kind.ROLLOUT_STARTED, (rollout, *record[1:])
     if isinstance(record, RolloutEnded):
         return Kind.ROLLOUT_ENDED, (rollout, *record[1:])
     return Kind.FAILURE_SEEN, (rollout, *record[1:])
+
+
+def to_done(record: ExchangeEnded, rollout: WireRollout) -> tuple[object, ...]:
+    """Return an ended exchange as it travels."""
+    link = record.link
+    if link is None:
+        return (rollout, *record[1:])
+    return (rollout, *record[1:15], to_link(link), *record[16:])
 
 
 def to_begun(

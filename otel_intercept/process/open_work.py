@@ -1,6 +1,7 @@
 """Know what is open in the server, so that a helper can end it when that dies."""
 
 from collections import deque
+from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
@@ -14,6 +15,9 @@ from otel_intercept.record import (
     RolloutRef,
     RolloutStarted,
 )
+
+YOUNG_NS: Final = 100_000_000
+"""How long an exchange runs before a helper is told of it: most are over sooner."""
 
 _MAX_GONE: Final = 4096
 
@@ -38,54 +42,61 @@ class OpenRollout:
         """Return what a helper is told that did not see it start."""
         return Resumed(to_ref(self.ref), self.exchanges, self.failures, self.failure)
 
-    def count(self, failure: Failure | None) -> None:
+    def count(self, failure: Failure) -> None:
         """Count a failure of an exchange, or beside one."""
-        if failure is not None:
-            self.failures += 1
-            self.failure = self.failure or failure
+        self.failures += 1
+        self.failure = self.failure or failure
 
 
 class OpenWork:
     """The open rollouts and exchanges, by span id, and what a helper is still to learn.
 
     Written by the event loop's thread. The keeper reads copies, which the interpreter
-    takes at one stroke, and takes from ``untold`` and ``gone``.
+    takes at one stroke, and takes from ``untold`` and ``gone``. An exchange is young
+    until a helper is told of it; whoever removes it from ``young`` decides whether that
+    happens.
 
     Args:
         limit: Most things that may wait to be told. Beyond, they are not told: should
             the server die, the helper cannot end them.
     """
 
-    __slots__ = ("_limit", "exchanges", "gone", "rollouts", "untold")
+    __slots__ = ("_limit", "gone", "rollouts", "told", "untold", "young")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self.rollouts: dict[int, OpenRollout] = {}
-        self.exchanges: dict[int, Exchange] = {}
+        self.young: dict[int, Exchange] = {}
+        self.told: dict[int, Exchange] = {}
         self.untold: deque[OpenRollout | Exchange] = deque()
         self.gone: deque[int] = deque()
 
-    def exchange_begins(self, exchange: Exchange) -> None:
-        """Note an exchange that is to be told."""
-        self.exchanges[exchange.span_id] = exchange
-        rollout = self.rollouts.get(exchange.rollout.ref.span_id)
+    def exchange_ends(self, record: ExchangeEnded) -> OpenRollout | None:
+        """Note the end of an exchange, before it can be sent; return its rollout."""
+        # In this order: see `grown`.
+        if self.young.pop(record.span_id, None) is None:
+            self.told.pop(record.span_id, None)
+        rollout = self.rollouts.get(record.rollout.span_id)
         if rollout is not None:
-            rollout.exchanges = exchange.index + 1
-        self._tell(exchange)
+            index = record.exchange_index
+            if index >= rollout.exchanges:
+                rollout.exchanges = index + 1
+            if record.failure is not None and not record.replayed:
+                rollout.count(record.failure)
+        return rollout
 
     def record_comes(self, record: SpanRecord) -> None:
         """Note what a record opens or ends, before it can be sent."""
-        root = record.rollout.span_id
         if isinstance(record, ExchangeEnded):
-            self.exchanges.pop(record.span_id, None)
-            if record.failure is not None and not record.replayed:
-                self._count(root, record.failure)
+            self.exchange_ends(record)
         elif isinstance(record, RolloutStarted):
-            self.rollouts[root] = OpenRollout(record.rollout)
-        elif isinstance(record, FailureSeen):
-            self._count(root, record.failure)
-        elif (rollout := self.rollouts.get(root)) is not None:
-            rollout.ended = True
+            ref = record.rollout
+            self.rollouts[ref.span_id] = OpenRollout(ref)
+        elif (rollout := self.rollouts.get(record.rollout.span_id)) is not None:
+            if isinstance(record, FailureSeen):
+                rollout.count(record.failure)
+            else:
+                rollout.ended = True
 
     def record_is_through(self, record: SpanRecord) -> None:
         """Forget a rollout whose end was sent, or waits."""
@@ -99,21 +110,38 @@ class OpenWork:
             self.gone.append(record.span_id)
         elif isinstance(record, RolloutEnded):
             self.gone.append(root)
-        elif isinstance(record, RolloutStarted) and root in self.rollouts:
-            self._tell(self.rollouts[root])
+        elif isinstance(record, RolloutStarted) and len(self.untold) < self._limit:
+            self.untold.append(self.rollouts[root])
+
+    def grown(self, now_ns: int, most: int) -> Iterator[Exchange]:
+        """Take exchanges that are young no more, oldest first, to be told.
+
+        Args:
+            now_ns: The time, in Unix nanoseconds.
+            most: How many to take.
+        """
+        for exchange in list(islice(self.young.values(), most)):
+            if now_ns - exchange.start_ns < YOUNG_NS:
+                return
+            self.told[exchange.span_id] = exchange
+            if self.young.pop(exchange.span_id, None) is None:
+                # It has ended meanwhile, and its end may not have seen it here.
+                self.told.pop(exchange.span_id, None)
+            else:
+                yield exchange
 
     def start_again(self) -> None:
         """Have a new helper told of all that is open, rollouts first."""
         self.gone.clear()
         self.untold.clear()
         self.untold.extend(list(self.rollouts.values()))
-        self.untold.extend(list(self.exchanges.values()))
+        self.untold.extend(list(self.told.values()))
 
     def is_open(self, item: OpenRollout | Exchange) -> bool:
         """Tell whether something that waited to be told is still open."""
         if isinstance(item, OpenRollout):
             return not item.ended
-        return item.span_id in self.exchanges
+        return item.span_id in self.told
 
     def take_gone(self) -> tuple[int, ...]:
         """Remove and return span ids whose end was dropped, some thousand at most."""
@@ -121,12 +149,3 @@ class OpenWork:
         for _ in taken:
             self.gone.popleft()
         return taken
-
-    def _tell(self, item: OpenRollout | Exchange) -> None:
-        if len(self.untold) < self._limit:
-            self.untold.append(item)
-
-    def _count(self, root: int, failure: Failure) -> None:
-        rollout = self.rollouts.get(root)
-        if rollout is not None:
-            rollout.count(failure)

@@ -22,29 +22,34 @@ class Outlet:
         self.blocked = False
         self.broken = False
 
-    def write(self, frame: bytearray) -> bool:
+    def write(self, frame: bytes) -> bool:
         """Write a frame; False when nothing of it was taken."""
         if self._rest and not self.finish():
             return False
         # Where SIGPIPE is not ignored, as Python has it, any lost agent ends asyncio.
-        taken = self._write(frame)
-        if 0 < taken < len(frame):
-            self._rest = bytes(frame[taken:])
-        self.blocked = taken < len(frame)
+        try:
+            taken = os.write(self._fd, frame)
+        except BlockingIOError:
+            taken = 0
+        except OSError:
+            self.broken = True
+            return False
+        if taken == len(frame):
+            return True
+        self.blocked = True
+        if taken:
+            self._rest = frame[taken:]
         return taken > 0
 
     def finish(self) -> bool:
         """Write what is left of the last frame; True when nothing is left."""
         if self._rest:
-            self._rest = self._rest[self._write(self._rest) :]
+            try:
+                self._rest = self._rest[os.write(self._fd, self._rest) :]
+            except BlockingIOError:
+                return False
+            except OSError:
+                self.broken = True
+                return False
         self.blocked = bool(self._rest)
         return not self._rest
-
-    def _write(self, data: bytes | bytearray) -> int:
-        try:
-            return os.write(self._fd, data)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            self.broken = True
-            return 0

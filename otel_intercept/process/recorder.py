@@ -4,15 +4,13 @@ import os
 import weakref
 from collections.abc import Callable, Iterable
 
-from otel_intercept.exchange import Exchange
 from otel_intercept.process.back_off import BackOff
 from otel_intercept.process.channel import Channel
 from otel_intercept.process.framing import Kind
 from otel_intercept.process.keeper import Keeper
 from otel_intercept.process.messages import Configure
 from otel_intercept.process.wake import Wake
-from otel_intercept.record import Record
-from otel_intercept.recorder import Balance, Recorder
+from otel_intercept.recorder import Recorder
 from otel_intercept.settings import Settings
 from otel_intercept.translate.guard import Guard
 from otel_intercept.translate.sampling import is_sampled
@@ -27,6 +25,9 @@ class ProcessRecorder:
     exported counts as failed. In a fork of this process everything is dropped.
 
     The threads are those of `Telemetry`.
+
+    Attributes:
+        intake: Where the event loop hands records over.
 
     Args:
         settings: How to sample and queue; the rest is for the helper.
@@ -52,12 +53,10 @@ class ProcessRecorder:
         self._recorder = Recorder(settings.queue_size, spans=spans)
         wake = Wake()
         self._keeper = Keeper(configuration, back_off or BackOff(), wake)
-        self._channel = Channel(
-            self._recorder, limit=settings.queue_size, wake=wake.set
-        )
+        self.intake = Channel(self._recorder, limit=settings.queue_size, wake=wake.set)
         self._is_forked = False
         self._is_shut_down = False
-        self._keeper.start(self._channel)
+        self._keeper.start(self.intake)
         os.register_at_fork(after_in_child=_Fork(weakref.WeakMethod(self.disown)))
 
     @property
@@ -69,24 +68,10 @@ class ProcessRecorder:
         """Decide whether a rollout has spans."""
         return self._spans and is_sampled(self._sampler, trace_id)
 
-    def begin(self, sampled: bool, exchange: Exchange | None = None) -> None:  # noqa: FBT001 - the hot path is positional
-        """Count a record that has begun, and tell the helper of an exchange."""
-        self._recorder.begin(sampled)
-        if exchange is not None:
-            self._channel.begin(exchange)
-
-    def put(self, record: Record) -> None:
-        """Hand over an ended record."""
-        self._channel.put(record)
-
-    def balance(self) -> Balance:
-        """Return what became of every record so far."""
-        return self._recorder.balance()
-
     def allow_attribute_keys(self, keys: Iterable[str]) -> frozenset[str]:
         """Let operator attributes through the guard; return those that were taken."""
         accepted = self._guard.declare(keys)
-        self._channel.allow(accepted)
+        self.intake.allow(accepted)
         return accepted
 
     def flush(self, timeout_s: float) -> bool:
@@ -119,7 +104,7 @@ class ProcessRecorder:
     def disown(self) -> None:
         """Drop and count everything from now on: for a fork of the process."""
         self._is_forked = True
-        self._channel.abandon()
+        self.intake.abandon()
         self._keeper.disown()
 
     def _lost(self) -> int:

@@ -41,7 +41,7 @@ class Answers:
             except OSError:
                 pass
 
-    def _send_later(self, frame: bytearray) -> None:
+    def _send_later(self, frame: bytes) -> None:
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
         poll.poll(_PATIENCE_MS)

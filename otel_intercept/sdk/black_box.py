@@ -49,6 +49,9 @@ class _OpenRollout:
         self.failures = 0
         self.failure: Failure | None = None
 
+    def saw(self, exchange_index: int) -> None:
+        self.exchanges = max(self.exchanges, exchange_index + 1)
+
     def count(self, failure: Failure | None) -> None:
         if failure is not None:
             self.failures += 1
@@ -162,14 +165,15 @@ class BlackBox:
         self._count_open(ref, 1)
         rollout = self._rollouts.get(ref.span_id)
         if rollout is not None:
-            rollout.exchanges = max(rollout.exchanges, begun.exchange_index + 1)
+            rollout.saw(begun.exchange_index)
 
     def _put(self, record: SpanRecord) -> None:
         if isinstance(record, ExchangeEnded):
             self._end(record.span_id)
             rollout = self._rollouts.get(record.rollout.span_id)
-            if rollout is not None and not record.replayed:
-                rollout.count(record.failure)
+            if rollout is not None:
+                rollout.saw(record.exchange_index)
+                rollout.count(None if record.replayed else record.failure)
         elif isinstance(record, RolloutEnded):
             self._close(record.rollout.span_id)
         elif not isinstance(record, RolloutStarted):

@@ -1,14 +1,12 @@
 """Have telemetry exported by a helper process, without loading an exporter here."""
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
 from otel_intercept.errors import ConfigurationError
 from otel_intercept.process.messages import Configure
-from otel_intercept.process.recorder import ProcessRecorder
 from otel_intercept.sdk.environment import FINGERPRINT_KEY, Environment, Outputs
 from otel_intercept.telemetry import Telemetry
 
@@ -41,7 +39,7 @@ def exporting_elsewhere(
     if outputs == (Outputs(),) * len(outputs):
         yield Telemetry()
         return
-    if sys.platform == "win32":
+    if os.name != "posix":
         raise ConfigurationError(
             "a helper process needs a POSIX system: use OTEL_INTERCEPT_RECORDER=thread"
         )
@@ -50,6 +48,9 @@ def exporting_elsewhere(
             "a helper process has no console: use OTEL_INTERCEPT_RECORDER=thread, or "
             "an exporter other than console"
         )
+    # Not before it is known that this system has what it needs.
+    from otel_intercept.process.recorder import ProcessRecorder
+
     recorder = ProcessRecorder(
         environment.settings,
         _configuration(environment, environ),

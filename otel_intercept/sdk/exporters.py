@@ -3,27 +3,15 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import grpc
 from opentelemetry.exporter.otlp.proto.grpc._log_exporter import (
     OTLPLogExporter as GrpcLogExporter,
 )
-from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import (
-    OTLPMetricExporter as GrpcMetricExporter,
-)
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
-    OTLPSpanExporter as GrpcSpanExporter,
-)
 from opentelemetry.exporter.otlp.proto.http import Compression as HttpCompression
 from opentelemetry.exporter.otlp.proto.http._log_exporter import (
     OTLPLogExporter as HttpLogExporter,
-)
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import (
-    OTLPMetricExporter as HttpMetricExporter,
-)
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
-    OTLPSpanExporter as HttpSpanExporter,
 )
 from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter, LogRecordExporter
 from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, MetricExporter
@@ -42,9 +30,18 @@ from otel_intercept.sdk.otlp_file import (
     OtlpFileMetricExporter,
     OtlpFileSpanExporter,
 )
+from otel_intercept.sdk.otlp_grpc import OtlpGrpcSpanExporter
+from otel_intercept.sdk.otlp_http import OtlpHttpSpanExporter
+from otel_intercept.sdk.otlp_metric_exporter import OtlpMetricExporter
 from otel_intercept.sdk.target import Target
 
 T = TypeVar("T")
+
+# By default a channel waits up to two minutes before it looks for a lost collector.
+_CHANNEL_OPTIONS: Final = (
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 5000),
+)
 
 
 class _Headers(tuple[tuple[str, str], ...]):
@@ -110,8 +107,12 @@ def _channel(target: Target) -> grpc.Channel:
     compression = _grpc_compression(target)
     credentials = _credentials(target)
     if credentials is None:
-        return grpc.insecure_channel(target.endpoint, compression=compression)
-    return grpc.secure_channel(target.endpoint, credentials, compression=compression)
+        return grpc.insecure_channel(
+            target.endpoint, _CHANNEL_OPTIONS, compression=compression
+        )
+    return grpc.secure_channel(
+        target.endpoint, credentials, _CHANNEL_OPTIONS, compression=compression
+    )
 
 
 def build_log_exporter(outputs: Outputs) -> LogRecordExporter | None:
@@ -132,29 +133,12 @@ def build_log_exporter(outputs: Outputs) -> LogRecordExporter | None:
 
 
 def _http_spans(target: Target) -> SpanExporter:
-    session = ExportSession(target.headers)
-    exporter = HttpSpanExporter(
-        endpoint=target.endpoint,
-        headers=dict(target.headers),
-        timeout=target.timeout_s,
-        compression=HttpCompression(target.compression),
-        session=session,
-    )
-    _set_tls(session, target)
-    return exporter
+    return OtlpHttpSpanExporter(open_session(target), target)
 
 
 def _http_metrics(target: Target) -> MetricExporter:
-    session = ExportSession(target.headers)
-    exporter = HttpMetricExporter(
-        endpoint=target.endpoint,
-        headers=dict(target.headers),
-        timeout=target.timeout_s,
-        compression=HttpCompression(target.compression),
-        session=session,
-    )
-    _set_tls(session, target)
-    return exporter
+    sender = OtlpHttpSpanExporter(open_session(target), target, "metrics")
+    return OtlpMetricExporter(sender)
 
 
 def _http_logs(target: Target) -> LogRecordExporter:
@@ -180,25 +164,12 @@ def _set_tls(session: ExportSession, target: Target) -> None:
 
 
 def _grpc_spans(target: Target) -> SpanExporter:
-    return GrpcSpanExporter(
-        endpoint=target.endpoint,
-        insecure=not target.secure,
-        credentials=_credentials(target),
-        headers=_Headers(target.headers),
-        timeout=target.timeout_s,
-        compression=_grpc_compression(target),
-    )
+    return OtlpGrpcSpanExporter(_channel(target), target)
 
 
 def _grpc_metrics(target: Target) -> MetricExporter:
-    return GrpcMetricExporter(
-        endpoint=target.endpoint,
-        insecure=not target.secure,
-        credentials=_credentials(target),
-        headers=_Headers(target.headers),
-        timeout=target.timeout_s,
-        compression=_grpc_compression(target),
-    )
+    sender = OtlpGrpcSpanExporter(_channel(target), target, "metrics")
+    return OtlpMetricExporter(sender)
 
 
 def _grpc_logs(target: Target) -> LogRecordExporter:

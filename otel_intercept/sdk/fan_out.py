@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_intercept.sdk.otlp_file import OtlpFileSpanExporter
 from otel_intercept.translate.complaints import Complaints
-from otel_intercept.translate.guarded import LocalSpanExporter
+from otel_intercept.translate.outlets import EncodedSpanExporter, LocalSpanExporter
 
 T = TypeVar("T")
 
@@ -44,9 +44,13 @@ class FanOutSpanExporter(LocalSpanExporter):
     @staticmethod
     def of(exporters: Sequence[SpanExporter]) -> SpanExporter | None:
         """Return one exporter to all of them; None for none."""
-        if len(exporters) > 1:
-            return FanOutSpanExporter(exporters)
-        return exporters[0] if exporters else None
+        if len(exporters) < 2:
+            return exporters[0] if exporters else None
+        for exporter in exporters:
+            if isinstance(exporter, EncodedSpanExporter):
+                others = [other for other in exporters if other is not exporter]
+                return EncodedFanOut(FanOutSpanExporter(others), exporter)
+        return FanOutSpanExporter(exporters)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export to all; SUCCESS only when all succeeded. Never raises."""
@@ -75,6 +79,47 @@ class FanOutSpanExporter(LocalSpanExporter):
             for exporter in self._exporters
         ]
         return all(results)
+
+
+class EncodedFanOut(EncodedSpanExporter, LocalSpanExporter):
+    """Exports encoded spans to one exporter, and the spans themselves to others.
+
+    Args:
+        readers: Where the spans themselves go, before they are sent.
+        encoded: Where the encoded spans go.
+    """
+
+    def __init__(
+        self, readers: FanOutSpanExporter, encoded: EncodedSpanExporter
+    ) -> None:
+        self._readers = readers
+        self._encoded = encoded
+        self._all = FanOutSpanExporter((readers, encoded))
+
+    @property
+    def readers(self) -> SpanExporter:
+        """Where the spans themselves go."""
+        return self._readers
+
+    def export_encoded(self, request: bytes) -> bool:
+        """Export the encoded spans, to the one that wants those."""
+        return self._encoded.export_encoded(request)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Export spans of others to all; SUCCESS only when all succeeded."""
+        return self._all.export(spans)
+
+    def export_locally(self, spans: Sequence[ReadableSpan]) -> None:
+        """Write to the files alone. Never raises."""
+        self._readers.export_locally(spans)
+
+    def shutdown(self) -> None:
+        """Shut all down. Never raises."""
+        self._all.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Flush all; True when all did. Never raises."""
+        return self._all.force_flush(timeout_millis)
 
 
 class FanOutMetricExporter(MetricExporter):

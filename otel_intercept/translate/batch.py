@@ -1,66 +1,55 @@
 """Collect spans into one export request of bounded size."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, TypeAlias
 
 from opentelemetry.sdk.trace import ReadableSpan
 
 MAX_SPANS: Final = 4096
 MAX_BYTES: Final = 3 * 1024 * 1024
-"""Estimated; below the 4 MiB that a gRPC server takes by default."""
+"""Of encoded spans; below the 4 MiB that a gRPC server takes by default."""
 
-_SPAN_BYTES: Final = 160
-_ITEM_BYTES: Final = 24
-_BYTES_PER_CHARACTER: Final = 4
+Spans: TypeAlias = tuple[Sequence[bytes], Sequence[ReadableSpan]]
+"""The spans of one record: each as an OTLP message, and the same as the SDK's
+spans where somebody wants those."""
+
+NO_SPANS: Final[Spans] = ((), ())
 
 
 class Batch:
-    """The spans of some records that travel together, so that they share one fate."""
+    """The spans of some records that travel together, so that they share one fate.
 
-    __slots__ = ("records", "size", "spans")
+    Attributes:
+        records: How many records there are.
+        encoded: Their spans as OTLP messages.
+        readable: Their spans as the SDK's, where somebody wants those.
+    """
+
+    __slots__ = ("_bytes_left", "encoded", "readable", "records")
 
     def __init__(self) -> None:
+        self._bytes_left = MAX_BYTES
         self.records = 0
-        self.size = 0
-        self.spans: list[ReadableSpan] = []
+        self.encoded: list[bytes] = []
+        self.readable: list[ReadableSpan] = []
 
-    def has_room_for(self, spans: Sequence[ReadableSpan], size: int) -> bool:
-        """Tell whether one more record fits. An empty batch takes any record."""
-        if not self.records:
-            return True
-        return (
-            len(self.spans) + len(spans) <= MAX_SPANS and self.size + size <= MAX_BYTES
-        )
+    def add(self, spans: Spans, *, anyway: bool = False) -> bool:
+        """Add one record's spans; False when there is no room for them.
 
-    def add(self, spans: Iterable[ReadableSpan], size: int) -> None:
-        """Add one record's spans."""
+        Args:
+            spans: The spans. An empty batch has room for those of any record.
+            anyway: Whether to add them without asking for room.
+        """
+        encoded, readable = spans
+        left = self._bytes_left
+        for span in encoded:
+            left -= len(span)
+        full = left < 0 or len(self.encoded) + len(encoded) > MAX_SPANS
+        if full and self.records and not anyway:
+            return False
+        self._bytes_left = left
         self.records += 1
-        self.size += size
-        self.spans.extend(spans)
-
-
-def estimated_size(spans: Iterable[ReadableSpan]) -> int:
-    """Return an upper estimate of the spans' size on the wire, in bytes."""
-    return sum(_span_size(span) for span in spans)
-
-
-def _span_size(span: ReadableSpan) -> int:
-    size = _SPAN_BYTES + _value_size(span.name) + _ITEM_BYTES * len(span.links)
-    size += _attributes_size(span.attributes or {})
-    for event in span.events:
-        size += _SPAN_BYTES + _attributes_size(event.attributes or {})
-    return size
-
-
-def _attributes_size(attributes: Mapping[str, object]) -> int:
-    return sum(
-        _ITEM_BYTES + len(key) + _value_size(value) for key, value in attributes.items()
-    )
-
-
-def _value_size(value: object) -> int:
-    if isinstance(value, str):
-        return len(value) if value.isascii() else _BYTES_PER_CHARACTER * len(value)
-    if isinstance(value, Sequence):
-        return sum(_ITEM_BYTES + _value_size(item) for item in value)
-    return _ITEM_BYTES
+        self.encoded += encoded
+        if readable:
+            self.readable += readable
+        return True

@@ -15,8 +15,15 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, Status, TraceFlags
 
 from otel_intercept import catalogue, semconv
-from otel_intercept.record import AttributeValue
+from otel_intercept.record import Attributes, AttributeValue
 from otel_intercept.translate.foreign import BARE_METHODS, is_safe_abroad
+from otel_intercept.translate.span import (
+    ExceptionEvent,
+    Shape,
+    Span,
+    SpanLink,
+    Trace,
+)
 
 MAX_TEXT: Final = 256
 MAX_DECLARED_KEYS: Final = 64
@@ -52,6 +59,41 @@ class Guard:
         accepted = asked & self._declared
         self.dropped += len(asked) - len(accepted)
         return accepted
+
+    def allows_key(self, key: str) -> bool:
+        """Tell whether an attribute of this key may stand on our own spans."""
+        return key in catalogue.SPAN_ATTRIBUTES or key in self._declared
+
+    def allows_name(self, name: str) -> bool:
+        """Tell whether a span of our own may have this name, uncut."""
+        return _is_text(name) and len(name) <= MAX_TEXT
+
+    def own(self, span: Span) -> Span | None:
+        """Return the safe form of a span of our own; None without valid ids."""
+        trace_id = span.trace.trace_id
+        if not (_is_trace_id(trace_id) and _is_span_id(span.span_id)):
+            self.dropped += 1
+            return None
+        parent_id = span.parent_id if _is_span_id(span.parent_id) else None
+        shape, trace = span.shape, span.trace
+        pairs = (*shape.attributes, *trace.attributes, *span.attributes, *span.values)
+        return span._replace(
+            shape=Shape(
+                self._name(shape.name, ours=True),
+                shape.kind,
+                is_error=shape.is_error,
+                parent_is_remote=shape.parent_is_remote and parent_id is not None,
+            ),
+            trace=Trace(trace_id, ()),
+            attributes=self._pairs(pairs),
+            parent_id=parent_id,
+            values=(),
+            events=tuple(
+                ExceptionEvent(event.at_ns, self._pairs(event.attributes))
+                for event in span.events
+            ),
+            links=tuple(filter(self._is_link, span.links)),
+        )
 
     def spans(self, spans: Iterable[ReadableSpan]) -> list[ReadableSpan]:
         """Return the safe form of the spans, without those that have no valid id."""
@@ -123,6 +165,14 @@ class Guard:
             else:
                 safe[key] = kept
         return safe
+
+    def _pairs(self, pairs: Attributes) -> Attributes:
+        return tuple(self._attributes(dict(pairs), ours=True).items())
+
+    def _is_link(self, link: SpanLink) -> bool:
+        valid = _is_trace_id(link.trace_id) and _is_span_id(link.span_id)
+        self.dropped += not valid
+        return valid
 
     def _events(self, events: Sequence[Event], *, ours: bool) -> tuple[Event, ...]:
         kept = [event for event in events if event.name == semconv.EVENT_EXCEPTION]
@@ -198,6 +248,14 @@ def _is_text(value: object) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _is_trace_id(number: int) -> bool:
+    return 0 < number < 2**128
+
+
+def _is_span_id(number: int | None) -> bool:
+    return number is not None and 0 < number < 2**64
 
 
 def _plain_context(context: SpanContext | None) -> SpanContext | None:

@@ -1,8 +1,8 @@
 """The export guard for metric points: names and labels of the catalogue only."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from opentelemetry.sdk.metrics.export import (
     DataT,
@@ -19,8 +19,11 @@ from opentelemetry.sdk.metrics.export import (
 
 from otel_intercept import semconv
 from otel_intercept.translate.guard import Guard, safe_value
+from otel_intercept.translate.naps import Naps
 
 _Point = TypeVar("_Point", NumberDataPoint, HistogramDataPoint)
+
+_MAX_PASSED: Final = 16384
 
 _LABELS: Final = {
     instrument.name: frozenset(instrument.labels) for instrument in semconv.INSTRUMENTS
@@ -33,15 +36,25 @@ class MetricGuard:
     A point with a label that is not the instrument's is dropped whole: without the
     label it would stand for another series. Exemplars keep their ids and value only.
 
+    Attributes that have passed are remembered by identity and content, so a series that
+    keeps its dict is looked at closely once. A point without anything to change passes
+    as it is.
+
     Args:
         guard: Checks resource and scope, and counts what is dropped.
     """
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
+        self._passed: dict[int, _Passed] = {}
+        self._naps = Naps()
 
     def data(self, data: MetricsData) -> tuple[MetricsData, int]:
-        """Return the safe form of the data, and how many points are in it."""
+        """Return the safe form of the data, and how many points are in it.
+
+        Sleeps for a moment between slices, unless an event loop runs in this thread.
+        """
+        self._naps = Naps()
         safe = MetricsData([self._resource(item) for item in data.resource_metrics])
         return safe, count_points(safe)
 
@@ -75,7 +88,11 @@ class MetricGuard:
     def _safe(self, points: Sequence[_Point], labels: frozenset[str]) -> list[_Point]:
         safe = []
         for point in points:
+            self._naps.step()
             attributes = point.attributes or {}
+            if self._has_passed(attributes, labels) and _is_bare(point):
+                safe.append(point)
+                continue
             values = {key: safe_value(value) for key, value in attributes.items()}
             if values.keys() <= labels and None not in values.values():
                 exemplars = [
@@ -83,9 +100,41 @@ class MetricGuard:
                     for exemplar in point.exemplars
                 ]
                 safe.append(replace(point, attributes=values, exemplars=exemplars))
+                if values == attributes:
+                    self._remember(attributes, labels)
             else:
                 self._guard.dropped += 1
         return safe
+
+    def _has_passed(
+        self, attributes: Mapping[str, object], labels: frozenset[str]
+    ) -> bool:
+        passed = self._passed.get(id(attributes))
+        return (
+            passed is not None
+            and passed.attributes is attributes
+            and passed.labels is labels
+            and passed.content == attributes
+        )
+
+    def _remember(
+        self, attributes: Mapping[str, object], labels: frozenset[str]
+    ) -> None:
+        if len(self._passed) >= _MAX_PASSED:
+            self._passed.clear()
+        self._passed[id(attributes)] = _Passed(attributes, dict(attributes), labels)
+
+
+class _Passed(NamedTuple):
+    """Attributes as they passed. Holding them keeps their id from being used again."""
+
+    attributes: Mapping[str, object]
+    content: dict[str, object]
+    labels: frozenset[str]
+
+
+def _is_bare(point: NumberDataPoint | HistogramDataPoint) -> bool:
+    return not any(exemplar.filtered_attributes for exemplar in point.exemplars)
 
 
 def count_points(data: MetricsData) -> int:

@@ -22,18 +22,12 @@ from otel_intercept.semconv import Fate
 from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.guard import Guard
 from otel_intercept.translate.guard_metrics import MetricGuard, count_points
+from otel_intercept.translate.outlets import EncodedSpanExporter
 
 _logger: Final = logging.getLogger("otel_intercept.translate")
 _exporting: Final[ContextVar[bool]] = ContextVar(
     "otel_intercept_exporting", default=False
 )
-
-
-class LocalSpanExporter(SpanExporter):
-    """A span exporter that can keep spans here, whatever the network does."""
-
-    def export_locally(self, spans: Sequence[ReadableSpan]) -> None:
-        """Keep what could not be sent any more. Must not block or raise."""
 
 
 def is_exporting() -> bool:
@@ -59,6 +53,18 @@ def export_spans(
     with exporting():
         try:
             return exporter.export(spans) is SpanExportResult.SUCCESS
+        except Exception:  # noqa: BLE001 - an exporter's mistake, whose text may leak
+            complaints.warn("a span exporter raised; its batch counts as failed")
+            return False
+
+
+def export_request(
+    exporter: EncodedSpanExporter, request: bytes, complaints: Complaints
+) -> bool:
+    """Export encoded spans that passed the guard; False when refused or raised."""
+    with exporting():
+        try:
+            return exporter.export_encoded(request)
         except Exception:  # noqa: BLE001 - an exporter's mistake, whose text may leak
             complaints.warn("a span exporter raised; its batch counts as failed")
             return False

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from opentelemetry.sdk._logs.export import LogRecordExporter
@@ -23,13 +23,18 @@ from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.guard import Guard
 from otel_intercept.translate.log_sender import LogSender
 from otel_intercept.translate.meters import Meters
+from otel_intercept.translate.outlets import needs_readable
 from otel_intercept.translate.provided import ProviderSpanExporter
 from otel_intercept.translate.sampling import is_sampled
 from otel_intercept.translate.sender import SpanSender
 from otel_intercept.translate.translator import Translator
 
-_POLL_S: Final = 0.05
-_SLICE: Final = 16
+_MAX_POLL_S: Final = 0.1
+_POLLS: Final = 8
+"""Looks for records while one may wait; the event loop cannot wake a thread cheaply."""
+_SLICE: Final = 32
+_READABLE_SLICE: Final = 8
+"""Records between two naps, some 2 ms; the SDK's spans take several times as long."""
 _NAP_S: Final = 0.0002
 """Long enough for the event loop to take the interpreter lock between two slices."""
 
@@ -77,11 +82,15 @@ class Pipeline:
             if metrics is None
             else Meters(metrics, resource, settings, recorder, self._log_fates)
         )
+        readable = needs_readable(span_exporter)
+        self._poll_s = min(settings.schedule_delay_s / _POLLS, _MAX_POLL_S)
+        self._slice = _READABLE_SLICE if readable else _SLICE
         self._translator = Translator(
             resource,
             None if self._meters is None else self._meters.instruments,
             self._logs,
             self._guard,
+            readable=readable,
         )
         # Kept here while they are worked on, so that nothing raised can lose them.
         self._taken: deque[Record] = deque()
@@ -89,9 +98,15 @@ class Pipeline:
         # Between this pipeline's thread and the one that shuts it down; never taken
         # on the event loop's path.
         self._lock = threading.Lock()
-        self._sender = SpanSender(recorder, span_exporter, self._complaints, self._lock)
+        self._sender = SpanSender(
+            recorder,
+            span_exporter,
+            self._translator.request_of,
+            self._complaints,
+            self._lock,
+            threads=settings.recorder != "inline",
+        )
         self._flushes: SimpleQueue[threading.Event] = SimpleQueue()
-        self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -120,8 +135,7 @@ class Pipeline:
         done = threading.Event()
         self._flushes.put(done)
         if self._thread is None:
-            self._work()
-        self._wake.set()
+            self._work(self._asked_flushes())
         in_time = done.wait(timeout_s)
         in_time = in_time and self._sender.flush(seconds_until(deadline))
         logs = self._logs is None or self._logs.flush(seconds_until(deadline))
@@ -132,10 +146,11 @@ class Pipeline:
         """Export what can be within the budget, settle the rest, stop everything."""
         deadline = time.monotonic() + timeout_s
         self._stopping = True
-        self._wake.set()
         if self._thread is None:
-            self._work()
+            self._work(self._asked_flushes())
         else:
+            # A flush that nobody waits for: it wakes the thread.
+            self._flushes.put(threading.Event())
             self._thread.join(timeout_s - min(_METRICS_S, timeout_s * _METRICS_SHARE))
         with self._lock:
             self._sender.abandon()
@@ -158,32 +173,41 @@ class Pipeline:
     def idle(self) -> bool:
         """Whether nothing is being exported, nor will be by itself."""
         running = self._thread is not None and self._thread.is_alive()
+        running = running or not self._sender.idle
         parts = (self._logs, self._meters)
         return not running and all(part is None or part.idle for part in parts)
 
     def _run(self) -> None:
-        last = False
+        last, looks = False, 0
         while not last:
-            if len(self._recorder) < self._settings.export_batch_size:
-                self._wake.wait(_POLL_S)
-            self._wake.clear()
+            looks += 1
+            wait_s = self._poll_s
+            if len(self._recorder) >= self._settings.export_batch_size:
+                wait_s = 0.0
+            asked = self._asked_flushes(wait_s)
             last = self._stopping
+            if not (asked or last or self._is_due() or looks % _POLLS == 0):
+                continue
             try:
-                self._work()
+                self._work(asked)
             except BaseException:  # noqa: BLE001 - e.g. the panic of a Rust exporter
                 self._complaints.warn("the translator recovered from an error")
             last = last or self._sender.abandoned
 
-    def _work(self) -> None:
-        asked = self._asked_flushes()
+    def _is_due(self) -> bool:
+        delay_s = self._settings.schedule_delay_s
+        return bool(self._recorder or self._taken) or self._sender.is_due(delay_s)
+
+    def _work(self, asked: list[threading.Event]) -> None:
         everything = bool(asked) or self._stopping
         try:
             waiting = len(self._taken) + len(self._recorder)
             self._translate(
                 waiting if everything else min(waiting, MAX_EXPORT_BATCH_SIZE)
             )
-            waited_s = self._sender.waited_s
-            if everything or waited_s >= self._settings.schedule_delay_s:
+            if everything:
+                self._sender.finish()
+            elif self._sender.is_due(self._settings.schedule_delay_s):
                 self._sender.send()
         finally:
             for done in asked:
@@ -204,9 +228,9 @@ class Pipeline:
                 self._translator.add_tally(self._recorder.tally())
 
     def _take(self, number: int) -> bool:
-        if self._thread is not None:
+        if self._thread is not None and len(self._recorder):
             time.sleep(_NAP_S)
-        self._taken.extend(self._recorder.take(min(number, _SLICE)))
+        self._taken.extend(self._recorder.take(min(number, self._slice)))
         return bool(self._taken)
 
     def _keep_locally(self, left: list[Record]) -> None:
@@ -219,16 +243,18 @@ class Pipeline:
                 span
                 for record in left
                 if self._recorder.has_span(record)
-                for span in self._translator.spans_of(record)
+                for span in self._translator.spans_of(record)[1]
             ]
         )
 
-    def _asked_flushes(self) -> list[threading.Event]:
+    def _asked_flushes(self, wait_s: float = 0.0) -> list[threading.Event]:
         asked: list[threading.Event] = []
-        # Only this thread takes from the queue, so what is there stays there.
-        while not self._flushes.empty():
-            asked.append(self._flushes.get())
-        return asked
+        try:
+            asked.append(self._flushes.get(wait_s > 0, wait_s or None))
+            while True:
+                asked.append(self._flushes.get_nowait())
+        except Empty:
+            return asked
 
     def _log_fates(self) -> Mapping[Fate, int]:
         return {} if self._logs is None else self._logs.fates

@@ -59,6 +59,7 @@ class CounterStream:
     def data(self, counts: Mapping[LabelValues, Count], collection: Collection) -> Sum:
         """Return the points, after adding what the interval has."""
         for labels, count in counts.items():
+            collection.naps.step()
             total = self._series.get(labels)
             if total is None:
                 attributes = _attributes(self._instrument, labels)
@@ -167,6 +168,7 @@ class HistogramStream:
         self, parts: Mapping[LabelValues, Distribution], collection: Collection
     ) -> Iterable[HistogramDataPoint]:
         for labels, part in parts.items():
+            collection.naps.step()
             whole = self._series.get(labels)
             if whole is None:
                 whole = _Whole(

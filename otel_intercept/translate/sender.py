@@ -2,78 +2,128 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from otel_intercept.recorder import Recorder
-from otel_intercept.translate.batch import Batch, estimated_size
+from otel_intercept.translate.batch import Batch, Spans
 from otel_intercept.translate.bounded import seconds_until, within
 from otel_intercept.translate.complaints import Complaints
-from otel_intercept.translate.guarded import LocalSpanExporter, export_spans
+from otel_intercept.translate.guarded import export_request, export_spans
+from otel_intercept.translate.outlets import EncodedSpanExporter, LocalSpanExporter
+
+MAX_POSTS: Final = 4
+"""Requests on their way at once, when there is a backlog and the collector is slow."""
 
 
 class SpanSender:
     """The way of spans out of the process.
 
-    ``add`` and ``send`` belong to the pipeline's thread; ``abandon`` and what comes
-    after it to the thread that shuts the pipeline down.
+    An exporter of encoded requests is called in threads, one for each request that is
+    on its way; any other in the thread that calls ``send``, one call at a time.
+
+    ``add``, ``send`` and ``finish`` belong to the pipeline's thread; ``abandon`` and
+    what comes after it to the thread that shuts the pipeline down.
 
     Args:
         recorder: Where the fate of the records is counted.
         exporter: Where the spans go; None when there are none.
+        encode: Makes a request of encoded spans.
         complaints: Where an exporter that raises is reported.
         lock: Held while it is decided who settles a batch: this or the shutdown.
+        threads: Whether threads may be used.
     """
 
     def __init__(
         self,
         recorder: Recorder,
         exporter: SpanExporter | None,
+        encode: Callable[[Sequence[bytes]], bytes],
         complaints: Complaints,
         lock: threading.Lock,
+        *,
+        threads: bool,
     ) -> None:
         self._recorder = recorder
         self._exporter = exporter
+        self._poster = exporter if isinstance(exporter, EncodedSpanExporter) else None
+        self._readers = exporter if self._poster is None else self._poster.readers
+        self._encode = encode
         self._complaints = complaints
-        self._lock = lock
+        self._threads = threads and self._poster is not None
+        # Guards what is below; never held during an export.
+        self._changed = threading.Condition(lock)
         self._batch = Batch()
         self._since = 0.0
+        self._running = 0
         self._in_flight = 0
         self.abandoned = False
 
-    @property
-    def waited_s(self) -> float:
-        """Seconds that the oldest record of the batch has waited."""
-        return time.monotonic() - self._since
+    def is_due(self, delay_s: float) -> bool:
+        """Tell whether the oldest record of the batch has waited for so many seconds.
 
-    def add(self, spans: Sequence[ReadableSpan], limit: int) -> None:
+        Not while something is being exported: a batch that is not full can still grow.
+        """
+        waits = self._batch.records > 0
+        return waits and time.monotonic() - self._since >= delay_s and self.idle
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being exported."""
+        with self._changed:
+            return not self._running
+
+    def add(self, spans: Spans, limit: int) -> None:
         """Add one record's spans; export the batch when it is full.
 
         Args:
             spans: The spans; a record without any is settled as dropped.
             limit: How many records make a full batch.
         """
-        if not spans:
-            self._recorder.settle(dropped=1)
+        if not spans[0]:
+            with self._changed:
+                self._recorder.settle(dropped=1)
             return
-        full = None
-        size = estimated_size(spans)
-        if not self._batch.has_room_for(spans, size):
-            full, self._batch = self._batch, Batch()
-        if not self._batch.records:
+        if not self._batch.add(spans):
+            try:
+                self.send()
+            finally:
+                # Whatever was raised, or when it was given up: this is not lost.
+                self._batch.add(spans, anyway=True)
+        records = self._batch.records
+        if records == 1:
             self._since = time.monotonic()
-        self._batch.add(spans, size)
-        if full is not None:
-            self._export(full)
-        if self._batch.records >= limit:
+        if records >= limit:
             self.send()
 
     def send(self) -> None:
-        """Export what is in the batch. Raises only what is no ``Exception``."""
-        batch, self._batch = self._batch, Batch()
-        self._export(batch)
+        """Export what is in the batch, once fewer than four exports run.
+
+        Returns before the export has ended, where threads are used. Raises only what is
+        no ``Exception``.
+        """
+        batch = self._claim()
+        if batch is None:
+            return
+        kept = False
+        try:
+            kept = self._readers is None or export_spans(
+                self._readers, batch.readable, self._complaints
+            )
+        except BaseException:
+            self._settle(batch, exported=False)
+            raise
+        if not (self._threads and self._start_post(batch, kept=kept)):
+            self._post(batch, kept=kept)
+
+    def finish(self) -> None:
+        """Export what is in the batch after all before it, and wait for it."""
+        self._wait_for_exports()
+        self.send()
+        self._wait_for_exports()
 
     def flush(self, timeout_s: float) -> bool:
         """Flush the exporter. True when it did not refuse and returned in time."""
@@ -87,10 +137,11 @@ class SpanSender:
         self.abandoned = True
         self._recorder.settle(failed=self._in_flight)
         self._in_flight = 0
+        self._changed.notify_all()
 
     def keep_locally(self, more: Sequence[ReadableSpan]) -> None:
         """Keep what could not be sent on this machine, if an exporter can do that."""
-        spans = [*self._batch.spans, *more]
+        spans = [*self._batch.readable, *more]
         if spans and isinstance(self._exporter, LocalSpanExporter):
             self._exporter.export_locally(spans)
 
@@ -99,23 +150,58 @@ class SpanSender:
         if self._exporter is not None:
             within(seconds_until(deadline) / 2, self._exporter.shutdown)
 
-    def _export(self, batch: Batch) -> None:
-        if not batch.records or self._exporter is None:
-            return
-        with self._lock:
+    def _claim(self) -> Batch | None:
+        limit = MAX_POSTS if self._threads else 1
+        with self._changed:
+            if self._exporter is None or not self._batch.records:
+                return None
+            self._changed.wait_for(lambda: self.abandoned or self._running < limit)
+            # What is not sent stays, to be kept on this machine.
             if self.abandoned:
-                return
-            self._in_flight = batch.records
-        exported = False
+                return None
+            batch, self._batch = self._batch, Batch()
+            self._running += 1
+            self._in_flight += batch.records
+            return batch
+
+    def _start_post(self, batch: Batch, *, kept: bool) -> bool:
+        def post() -> None:
+            try:
+                self._post(batch, kept=kept)
+            except BaseException:  # noqa: BLE001 - its text must not be printed
+                self._complaints.warn("the export of spans recovered from an error")
+
         try:
-            exported = export_spans(self._exporter, batch.spans, self._complaints)
+            threading.Thread(
+                target=post, name="otel-intercept-post", daemon=True
+            ).start()
+        except RuntimeError:
+            # No thread can be had; the calling one will do.
+            return False
+        return True
+
+    def _post(self, batch: Batch, *, kept: bool) -> None:
+        taken = False
+        try:
+            taken = self._poster is None or export_request(
+                self._poster, self._encode(batch.encoded), self._complaints
+            )
         finally:
-            with self._lock:
-                # Shutdown has already counted the batch if it gave up waiting for it.
-                if not self.abandoned:
-                    self._in_flight = 0
-                    settled = batch.records
-                    self._recorder.settle(
-                        exported=settled if exported else 0,
-                        failed=0 if exported else settled,
-                    )
+            self._settle(batch, exported=kept and taken)
+
+    def _settle(self, batch: Batch, *, exported: bool) -> None:
+        settled = batch.records
+        with self._changed:
+            self._running -= 1
+            # Shutdown has already counted the batch if it gave up waiting for it.
+            if not self.abandoned:
+                self._in_flight -= settled
+                self._recorder.settle(
+                    exported=settled if exported else 0,
+                    failed=0 if exported else settled,
+                )
+            self._changed.notify_all()
+
+    def _wait_for_exports(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self.abandoned or not self._running)

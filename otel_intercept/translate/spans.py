@@ -1,24 +1,13 @@
-"""Turn one record into finished OTel spans: pure, built directly, no tracer."""
+"""Turn one record into finished spans: pure, built directly, no tracer."""
 
-from typing import Final
+from typing import Final, Generic, TypeAlias
 
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import (
-    Link,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-)
+from opentelemetry.trace import SpanContext, TraceFlags
 
 from otel_intercept import dialect, outcome, semconv
 from otel_intercept.failure import Failure
 from otel_intercept.record import (
     Attributes,
-    AttributeValue,
     ExchangeEnded,
     ExchangeRejected,
     FailureSeen,
@@ -28,18 +17,41 @@ from otel_intercept.record import (
     RolloutStarted,
     UpstreamWait,
 )
-from otel_intercept.semconv import RolloutOutcome
+from otel_intercept.semconv import (
+    Dialect,
+    ErrorType,
+    ExchangeOutcome,
+    RolloutOutcome,
+)
 from otel_intercept.translate.attributes import (
+    call_attributes,
     exception_attributes,
     exchange_attributes,
-    failure_attributes,
-    request_attributes,
+    outcome_attributes,
     rollout_attributes,
+    stream_attributes,
+    streamed,
+)
+from otel_intercept.translate.cache import Cache
+from otel_intercept.translate.span import (
+    CLIENT,
+    INTERNAL,
+    SERVER,
+    AttributesT,
+    ExceptionEvent,
+    Shape,
+    ShapeT,
+    SpanBuilder,
+    SpanLink,
+    SpanT_co,
+    Trace,
+    TraceT,
 )
 
+_MAX_SHAPES: Final = 1024
+_MAX_TRACES: Final = 4096
+_MAX_REQUESTS: Final = 4096
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
-_UNSET: Final = Status(StatusCode.UNSET)
-_ERROR: Final = Status(StatusCode.ERROR)
 _METHODS: Final = frozenset(
     {
         "CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY",
@@ -47,182 +59,178 @@ _METHODS: Final = frozenset(
     }
 )  # fmt: skip
 
+_STARTED: Final = Shape(semconv.SPAN_ROLLOUT_STARTED, INTERNAL)
+_FAILURE: Final = Shape(semconv.SPAN_FAILURE, INTERNAL, is_error=True)
+_ROOT: Final = Shape(semconv.SPAN_ROLLOUT, INTERNAL)
 
-class SpanFactory:
-    """Builds the spans of a record.
+_ExchangeKey: TypeAlias = tuple[
+    str, str, str, Dialect, bool, int | None, ExchangeOutcome, ErrorType | None,
+    tuple[str | None] | None,
+]  # fmt: skip
+"""Method, route, scheme, dialect, stream, status, outcome, what failed; and the model
+of a call that has no span of its own."""
+_CallKey: TypeAlias = tuple[Dialect, str | None, ErrorType | None]
+
+
+class SpanFactory(Generic[ShapeT, TraceT, AttributesT, SpanT_co]):
+    """Builds the spans of a record, in the form that a builder gives them.
+
+    What exchanges of one route, status and outcome have in common is built once and
+    kept, and so it is for the calls of one model, and for the spans of one rollout.
 
     Args:
-        resource: Who the spans are from.
-        scope: Which library made them.
+        builder: Makes the spans.
     """
 
-    def __init__(self, resource: Resource, scope: InstrumentationScope) -> None:
-        self._resource = resource
-        self._scope = scope
+    def __init__(
+        self, builder: SpanBuilder[ShapeT, TraceT, AttributesT, SpanT_co]
+    ) -> None:
+        self._builder = builder
+        self._span = builder.span
+        self._exchange_shapes = Cache[_ExchangeKey, ShapeT](
+            lambda key: builder.shape(_exchange_shape(key)), _MAX_SHAPES
+        )
+        self._call_shapes = Cache[_CallKey, ShapeT](
+            lambda key: builder.shape(_call_shape(key)), _MAX_SHAPES
+        )
+        self._traces = Cache(self._new_traces, _MAX_TRACES)
+        self._indexes = Cache[int, AttributesT](
+            lambda index: builder.attributes(((semconv.EXCHANGE_INDEX, index),)),
+            _MAX_SHAPES,
+        )
+        # Equal requests have values of equal types: each key has one.
+        self._requests = Cache[Attributes, AttributesT](
+            builder.attributes, _MAX_REQUESTS
+        )
+        self._nothing = builder.attributes(())
 
-    def spans_of(self, record: Record) -> list[ReadableSpan]:
+    def spans_of(self, record: Record) -> list[SpanT_co]:
         """Return the record's spans, its main span first; none for a rejected exchange.
 
-        Whether the rollout is sampled is for the caller to see to.
+        Whether the rollout is sampled is for the caller to see to. Raises what the
+        builder raises.
         """
         match record:
+            case ExchangeEnded():
+                return self._exchange(record)
             case RolloutStarted():
                 return [self._marker(record)]
             case RolloutEnded():
                 return [self._root(record)]
-            case ExchangeEnded():
-                return self._exchange(record)
             case FailureSeen():
                 return [self._failure(record)]
             case ExchangeRejected():
                 return []
 
-    def _marker(self, record: RolloutStarted) -> ReadableSpan:
-        rollout = record.rollout
-        return self._span(
-            semconv.SPAN_ROLLOUT_STARTED,
-            context_of(rollout, record.span_id),
-            parent=context_of(rollout, rollout.span_id),
-            start_ns=rollout.start_ns,
-            end_ns=rollout.start_ns,
-            attributes=rollout_attributes(rollout),
-            links=_remote_links(rollout.previous),
-        )
-
-    def _root(self, record: RolloutEnded) -> ReadableSpan:
-        rollout = record.rollout
-        attributes = rollout_attributes(rollout)
-        attributes[semconv.ROLLOUT_OUTCOME] = record.outcome.value
-        attributes[semconv.ROLLOUT_EXCHANGES] = record.exchanges
-        attributes[semconv.ROLLOUT_FAILURES] = record.failures
-        if record.failure is not None:
-            attributes.update(failure_attributes(record.failure))
-        parent = None
-        if rollout.parent_span_id is not None:
-            parent = context_of(rollout, rollout.parent_span_id, is_remote=True)
-        failed = record.outcome is RolloutOutcome.FAILED
-        return self._span(
-            semconv.SPAN_ROLLOUT,
-            context_of(rollout, rollout.span_id),
-            parent=parent,
-            start_ns=rollout.start_ns,
-            end_ns=record.end_ns,
-            attributes=attributes,
-            links=_remote_links(rollout.previous),
-            status=_ERROR if failed else _UNSET,
-        )
-
-    def _exchange(self, record: ExchangeEnded) -> list[ReadableSpan]:
-        rollout = record.rollout
-        context = context_of(rollout, record.span_id)
-        method = record.method if record.method in _METHODS else None
-        attributes = exchange_attributes(record)
-        attributes[semconv.HTTP_REQUEST_METHOD] = method or semconv.OTHER
-        if not record.waits:
-            attributes.update(request_attributes(record))
-            attributes.update(record.response)
-        span = self._span(
-            f"{method or 'HTTP'} {record.route}",
-            context,
-            parent=context_of(rollout, rollout.span_id),
-            start_ns=record.start_ns,
-            end_ns=record.end_ns,
-            attributes=attributes,
-            kind=SpanKind.SERVER,
-            events=_exchange_events(record),
-            links=_remote_links(record.link),
-            status=_ERROR if outcome.is_error(record.outcome) else _UNSET,
-        )
-        return [span, *self._waits(record, context)]
-
-    def _waits(self, record: ExchangeEnded, parent: SpanContext) -> list[ReadableSpan]:
-        answered = _last_success(record.waits)
-        return [
-            self._wait(
-                record, wait, parent, record.response if wait is answered else ()
-            )
-            for wait in record.waits
+    def _exchange(self, record: ExchangeEnded) -> list[SpanT_co]:
+        # The hot path: one unpacking costs less than a look-up of each field.
+        (
+            rollout, span_id, index, start_ns, end_ns, method, route, scheme, spoken,
+            stream, status, ended, failure, failure_ns, retry_count, link, facts, model,
+            request, response, waits, replayed,
+        ) = record  # fmt: skip
+        rollout_id, trace_id, root_id, _, _, _, _, _ = rollout
+        trace, call_trace = self._traces[rollout_id, trace_id]
+        values: Attributes = () if facts is None else stream_attributes(facts)
+        if replayed:
+            values = (*values, (semconv.EXCHANGE_REPLAYED, True))
+        if retry_count is not None:
+            values = (*values, (semconv.EXCHANGE_RETRY_COUNT, retry_count))
+        if stream:
+            request = streamed(request)
+        if not waits:
+            conversation = (semconv.GEN_AI_CONVERSATION_ID, rollout_id)
+            values = (*values, conversation, *request, *response)
+        error_type = None if failure is None else failure.error_type
+        called = None if waits else (model,)
+        shape = self._exchange_shapes[
+            method, route, scheme, spoken, stream, status, ended, error_type, called
         ]
+        spans = [
+            self._span(
+                shape, trace, self._indexes[index], span_id, root_id, start_ns, end_ns,
+                values,
+                () if failure is None else _events(failure, failure_ns or end_ns),
+                () if link is None else (SpanLink(*link, is_remote=True),),
+            )
+        ]  # fmt: skip
+        answered = waits[0] if len(waits) == 1 else _last_success(waits)
+        for wait in waits:
+            wait_id, wait_start_ns, wait_end_ns, error_type = wait
+            spans.append(
+                self._span(
+                    self._call_shapes[spoken, model, error_type],
+                    call_trace,
+                    self._requests[request],
+                    wait_id,
+                    span_id,
+                    wait_start_ns,
+                    wait_end_ns,
+                    response if wait is answered and error_type is None else (),
+                )
+            )
+        return spans
 
-    def _wait(
-        self,
-        record: ExchangeEnded,
-        wait: UpstreamWait,
-        parent: SpanContext,
-        response: Attributes,
-    ) -> ReadableSpan:
-        attributes = request_attributes(record)
-        attributes.update(response)
-        attributes[semconv.ROLLOUT_ID] = record.rollout.rollout_id
-        if wait.error_type is not None:
-            attributes[semconv.ERROR_TYPE] = wait.error_type.value
-        operation = dialect.operation_of(record.dialect)
-        return self._span(
-            operation if record.model is None else f"{operation} {record.model}",
-            context_of(record.rollout, wait.span_id),
-            parent=parent,
-            start_ns=wait.start_ns,
-            end_ns=wait.end_ns,
-            attributes=attributes,
-            kind=SpanKind.CLIENT,
-            status=_UNSET if wait.error_type is None else _ERROR,
-        )
+    def _new_traces(self, named: tuple[str, int]) -> tuple[TraceT, TraceT]:
+        rollout_id, trace_id = named
+        attributes = ((semconv.ROLLOUT_ID, rollout_id),)
+        of_calls = (*attributes, (semconv.GEN_AI_CONVERSATION_ID, rollout_id))
+        trace = self._builder.trace
+        return trace(Trace(trace_id, attributes)), trace(Trace(trace_id, of_calls))
 
-    def _failure(self, record: FailureSeen) -> ReadableSpan:
+    def _marker(self, record: RolloutStarted) -> SpanT_co:
         rollout = record.rollout
-        links: tuple[Link, ...] = ()
-        if record.exchange_span_id is not None:
-            links = (Link(context_of(rollout, record.exchange_span_id)),)
         return self._span(
-            semconv.SPAN_FAILURE,
-            context_of(rollout, record.span_id),
-            parent=context_of(rollout, rollout.span_id),
-            start_ns=record.at_ns,
-            end_ns=record.at_ns,
-            attributes={
-                semconv.ROLLOUT_ID: rollout.rollout_id,
-                semconv.ERROR_TYPE: record.failure.error_type.value,
-            },
-            events=(_failure_event(record.failure, record.at_ns),),
-            links=links,
-            status=_ERROR,
+            self._builder.shape(_STARTED),
+            self._traces[rollout[:2]][0],
+            self._nothing,
+            record.span_id,
+            rollout.span_id,
+            rollout.start_ns,
+            rollout.start_ns,
+            tuple(rollout_attributes(rollout).items()),
+            (),
+            _previous(rollout),
         )
 
-    def _span(
-        self,
-        name: str,
-        context: SpanContext,
-        *,
-        parent: SpanContext | None,
-        start_ns: int,
-        end_ns: int,
-        attributes: dict[str, AttributeValue],
-        kind: SpanKind = SpanKind.INTERNAL,
-        events: tuple[Event, ...] = (),
-        links: tuple[Link, ...] = (),
-        status: Status = _UNSET,
-    ) -> ReadableSpan:
-        return ReadableSpan(
-            name=name,
-            context=context,
-            parent=parent,
-            resource=self._resource,
-            attributes=attributes,
-            events=events,
-            links=links,
-            kind=kind,
-            status=status,
-            start_time=start_ns,
-            end_time=end_ns,
-            instrumentation_scope=self._scope,
+    def _root(self, record: RolloutEnded) -> SpanT_co:
+        rollout = record.rollout
+        shape = _ROOT._replace(
+            is_error=record.outcome is RolloutOutcome.FAILED,
+            parent_is_remote=rollout.parent_span_id is not None,
+        )
+        attributes = rollout_attributes(rollout) | outcome_attributes(record)
+        return self._span(
+            self._builder.shape(shape),
+            self._traces[rollout[:2]][0],
+            self._nothing,
+            rollout.span_id,
+            rollout.parent_span_id,
+            rollout.start_ns,
+            record.end_ns,
+            tuple(attributes.items()),
+            (),
+            _previous(rollout),
         )
 
-
-def context_of(
-    rollout: RolloutRef, span_id: int, *, is_remote: bool = False
-) -> SpanContext:
-    """Return the sampled context of one span of the rollout's trace."""
-    return SpanContext(rollout.trace_id, span_id, is_remote, _SAMPLED)
+    def _failure(self, record: FailureSeen) -> SpanT_co:
+        rollout, failure = record.rollout, record.failure
+        links: tuple[SpanLink, ...] = ()
+        if record.exchange_span_id is not None:
+            link = SpanLink(rollout.trace_id, record.exchange_span_id, is_remote=False)
+            links = (link,)
+        return self._span(
+            self._builder.shape(_FAILURE),
+            self._traces[rollout[:2]][0],
+            self._nothing,
+            record.span_id,
+            rollout.span_id,
+            record.at_ns,
+            record.at_ns,
+            ((semconv.ERROR_TYPE, failure.error_type.value),),
+            _events(failure, record.at_ns),
+            links,
+        )
 
 
 def span_context_of(record: Record) -> SpanContext | None:
@@ -234,27 +242,54 @@ def span_context_of(record: Record) -> SpanContext | None:
             span_id = record.rollout.span_id
         case _:
             span_id = record.span_id
-    return context_of(record.rollout, span_id) if record.rollout.sampled else None
+    rollout = record.rollout
+    if not rollout.sampled:
+        return None
+    return SpanContext(rollout.trace_id, span_id, is_remote=False, trace_flags=_SAMPLED)
+
+
+def _exchange_shape(key: _ExchangeKey) -> Shape:
+    method, route, scheme, spoken, stream, status, ended, error_type, call = key
+    known = method if method in _METHODS else None
+    attributes = exchange_attributes(
+        known or semconv.OTHER,
+        route,
+        scheme,
+        spoken,
+        stream=stream,
+        status=status,
+        outcome=ended,
+        error_type=error_type,
+    )
+    if call is not None:
+        attributes = (*attributes, *call_attributes(spoken, *call))
+    is_error = outcome.is_error(ended)
+    return Shape(f"{known or 'HTTP'} {route}", SERVER, attributes, is_error)
+
+
+def _call_shape(key: _CallKey) -> Shape:
+    spoken, model, error_type = key
+    operation = dialect.operation_of(spoken)
+    attributes = call_attributes(spoken, model)
+    if error_type is not None:
+        attributes = (*attributes, (semconv.ERROR_TYPE, error_type.value))
+    name = operation if model is None else f"{operation} {model}"
+    return Shape(name, CLIENT, attributes, is_error=error_type is not None)
 
 
 def _last_success(waits: tuple[UpstreamWait, ...]) -> UpstreamWait | None:
-    return next((wait for wait in reversed(waits) if wait.error_type is None), None)
+    answered = None
+    for wait in waits:
+        if wait.error_type is None:
+            answered = wait
+    return answered
 
 
-def _exchange_events(record: ExchangeEnded) -> tuple[Event, ...]:
-    if record.failure is None:
-        return ()
-    at_ns = record.end_ns if record.failure_ns is None else record.failure_ns
-    return (_failure_event(record.failure, at_ns),)
+def _previous(rollout: RolloutRef) -> tuple[SpanLink, ...]:
+    previous = rollout.previous
+    return () if previous is None else (SpanLink(*previous, is_remote=True),)
 
 
-def _remote_links(link: tuple[int, int] | None) -> tuple[Link, ...]:
-    if link is None:
-        return ()
-    trace_id, span_id = link
-    return (Link(SpanContext(trace_id, span_id, is_remote=True, trace_flags=_SAMPLED)),)
-
-
-def _failure_event(failure: Failure, at_ns: int) -> Event:
-    attributes = exception_attributes(failure)
-    return Event(semconv.EVENT_EXCEPTION, attributes, timestamp=at_ns)
+def _events(failure: Failure, at_ns: int) -> tuple[ExceptionEvent, ...]:
+    attributes = tuple(exception_attributes(failure).items())
+    return (ExceptionEvent(at_ns, attributes),)

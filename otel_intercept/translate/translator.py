@@ -1,24 +1,27 @@
 """Translate a record: measure it, log its failure, make its spans. Never raises."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
 
 from otel_intercept import semconv
 from otel_intercept.record import Record
 from otel_intercept.recorder import CounterKey
 from otel_intercept.translate.aggregates import Aggregates
+from otel_intercept.translate.batch import NO_SPANS, Spans
 from otel_intercept.translate.complaints import Complaints
+from otel_intercept.translate.encoder import NotAllowed, SpanEncoder
 from otel_intercept.translate.guard import Guard
 from otel_intercept.translate.guard_logs import LogGuard
 from otel_intercept.translate.log_sender import LogSender
 from otel_intercept.translate.logs import LogFactory, failure_of
 from otel_intercept.translate.metrics import Instruments
+from otel_intercept.translate.readable import readable_span
 from otel_intercept.translate.scope import SCOPE
+from otel_intercept.translate.span import LightSpans
 from otel_intercept.translate.spans import SpanFactory
 
 _logger: Final = logging.getLogger("otel_intercept.translate")
@@ -32,6 +35,7 @@ class Translator:
         instruments: Takes the measurements; None when metrics are not exported.
         logs: Takes the log records of failures; None when they are not exported.
         guard: Checks every span and log record that was made.
+        readable: Whether spans are wanted as the SDK's as well.
     """
 
     def __init__(
@@ -40,8 +44,14 @@ class Translator:
         instruments: Aggregates | Instruments | None,
         logs: LogSender | None,
         guard: Guard,
+        *,
+        readable: bool,
     ) -> None:
-        self._spans = SpanFactory(resource, SCOPE)
+        self._encoder = SpanEncoder(resource, SCOPE, guard)
+        self._encoded_spans = SpanFactory(self._encoder)
+        self._light_spans = SpanFactory(LightSpans())
+        self._resource = guard.resource(resource)
+        self._readable = readable
         self._instruments = instruments
         self._log_factory = LogFactory(resource, SCOPE)
         self._logs = logs
@@ -59,13 +69,23 @@ class Translator:
         if self._logs is not None and failure_of(record) is not None:
             self._logs.put(self._log_of(record))
 
-    def spans_of(self, record: Record) -> list[ReadableSpan]:
+    def spans_of(self, record: Record) -> Spans:
         """Return the guarded spans of a sampled record; none if it cannot be shown."""
         try:
-            return self._guard.spans(self._spans.spans_of(record))
+            if not self._readable:
+                try:
+                    return self._encoded_spans.spans_of(record), ()
+                except (NotAllowed, OverflowError, TypeError):
+                    # Something in it is for the guard to cut or to hold back.
+                    pass
+            return self._guarded_spans(record)
         except Exception:  # noqa: BLE001 - one bad record must not stop the others
             self._complaints.warn("a record could not be turned into a span")
-            return []
+            return NO_SPANS
+
+    def request_of(self, encoded: Sequence[bytes]) -> bytes:
+        """Return the request that carries encoded spans. Any thread may call it."""
+        return self._encoder.request(encoded)
 
     def add_tally(self, tally: Mapping[CounterKey, int]) -> None:
         """Count the records that were dropped before they came here."""
@@ -79,6 +99,18 @@ class Translator:
                     if name == semconv.FAILURES.name
                 )
             )
+
+    def _guarded_spans(self, record: Record) -> Spans:
+        spans = [
+            safe
+            for span in self._light_spans.spans_of(record)
+            if (safe := self._guard.own(span)) is not None
+        ]
+        encoded = [self._encoder.encode(span) for span in spans]
+        if not self._readable:
+            return encoded, ()
+        resource = self._resource
+        return encoded, [readable_span(span, resource, SCOPE) for span in spans]
 
     def _log_of(self, record: Record) -> ReadableLogRecord | None:
         try:

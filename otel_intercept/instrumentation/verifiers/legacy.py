@@ -118,13 +118,13 @@ class _Hooks:
             return wrapped(*args, **kwargs)
 
         async def stop() -> object:
-            served.serving.shutting_down = True
+            served.serving.connections.shutting_down = True
             try:
                 return await result_of(wrapped, args, kwargs)
             finally:
                 # A handler that swallowed its cancellation never ends by itself.
                 served.registry.end_exchanges()
-                served.serving.shutting_down = False
+                served.serving.connections.shutting_down = False
 
         return stop()
 

@@ -111,11 +111,11 @@ class _Hooks:
     def stop(self, wrapped: Call, server: object, args: Args, kwargs: Kwargs) -> object:
         async def stop() -> object:
             serving = self._host.served(server).serving
-            serving.shutting_down = True
+            serving.connections.shutting_down = True
             try:
                 return await result_of(wrapped, args, kwargs)
             finally:
-                serving.shutting_down = False
+                serving.connections.shutting_down = False
                 self._rollouts.stopped(server)
 
         return stop()

@@ -1,0 +1,257 @@
+"""Requests overlap when the collector is slow, and every record keeps its one fate."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otel_intercept.sdk import configure, read_spans
+from otel_intercept.sdk.otlp_proto import spans_of_request
+from otel_intercept.telemetry import Balance, Settings, Telemetry
+from otel_intercept.translate.outlets import EncodedSpanExporter
+from otel_intercept.translate.sender import MAX_POSTS
+from tests.collectors import Answer, HttpCollector
+from tests.samples import (
+    ended,
+    exchange,
+    record_exchanges,
+    rollout_ref,
+    started,
+    wait_until,
+)
+
+
+class Posts(EncodedSpanExporter):
+    """An exporter that does what a function says, and knows how many calls overlap."""
+
+    def __init__(self, action: Callable[[int], bool]) -> None:
+        self._action = action
+        self._lock = threading.Lock()
+        self._running = 0
+        self.most = 0
+        self.sizes: list[int] = []
+        self.results: dict[int, bool] = {}
+
+    def export_encoded(self, request: bytes) -> bool:
+        """Note the request, and do what the function says of its number."""
+        with self._lock:
+            number = len(self.sizes)
+            self.sizes.append(len(spans_of_request(request) or ()))
+            self._running += 1
+            self.most = max(self.most, self._running)
+        try:
+            taken = self.results[number] = self._action(number)
+        finally:
+            with self._lock:
+                self._running -= 1
+        return taken
+
+    def shutdown(self) -> None:
+        """Do nothing."""
+
+
+def names() -> set[str]:
+    """Return the names of our living threads."""
+    return {
+        thread.name
+        for thread in threading.enumerate()
+        if thread.name.startswith("otel-intercept")
+    }
+
+
+def test_full_batches_overlap_up_to_four() -> None:
+    """While no request is answered, four are on their way, and no fifth."""
+    release = threading.Event()
+    exporter = Posts(lambda _: release.wait(30))
+    telemetry = Telemetry(
+        span_exporter=exporter,
+        settings=Settings(schedule_delay_s=0.05, export_batch_size=10),
+    )
+    for _ in range(8):
+        record_exchanges(telemetry, 10)
+        wait_until(lambda: telemetry.balance().queued == 0, 0.1)
+
+    four = wait_until(lambda: len(exporter.sizes) == MAX_POSTS)
+    time.sleep(0.2)
+    meanwhile = telemetry.balance()
+    release.set()
+    flushed = telemetry.flush()
+    balance = telemetry.shutdown()
+
+    assert four
+    assert exporter.most == MAX_POSTS == 4
+    assert meanwhile.queued == 80
+    assert flushed
+    assert balance == Balance(80, 80, 0, 80, 0, 0, 0)
+    assert wait_until(lambda: not names())
+
+
+def test_a_batch_that_is_not_full_waits_for_the_one_before() -> None:
+    """A slow collector gets one larger request later, not many small ones."""
+    release = threading.Event()
+    exporter = Posts(lambda _: release.wait(30))
+    settings = Settings(schedule_delay_s=0.02, export_batch_size=100)
+    telemetry = Telemetry(span_exporter=exporter, settings=settings)
+    record_exchanges(telemetry, 1)
+    assert wait_until(lambda: exporter.sizes)
+
+    for _ in range(5):
+        record_exchanges(telemetry, 3)
+        time.sleep(0.05)
+    alone = list(exporter.sizes)
+    release.set()
+    telemetry.shutdown()
+
+    assert alone == [1]
+    assert exporter.sizes == [1, 15]
+
+
+def test_a_shutdown_that_gives_up_counts_all_that_is_on_its_way() -> None:
+    """Four hanging requests have failed, what waits is dropped, and it stays so."""
+    release = threading.Event()
+    exporter = Posts(lambda _: release.wait(30))
+    settings = Settings(schedule_delay_s=0.05, export_batch_size=10)
+    telemetry = Telemetry(span_exporter=exporter, settings=settings)
+    for number in range(1, 5):
+        record_exchanges(telemetry, 10)
+        assert wait_until(lambda number=number: len(exporter.sizes) == number)
+    record_exchanges(telemetry, 25)
+
+    began = time.monotonic()
+    balance = telemetry.shutdown(timeout_s=0.5)
+    took = time.monotonic() - began
+    busy = not telemetry.idle
+    release.set()
+
+    assert took < 2.0
+    assert balance == Balance(65, 65, 0, 0, 40, 25, 0)
+    assert busy
+    assert wait_until(lambda: telemetry.idle)
+    assert telemetry.balance() == balance
+    assert exporter.sizes == [10] * 4
+
+
+def test_a_panic_in_one_request_harms_no_other(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is no Exception counts as failed as well, and its text is not printed."""
+
+    def panic_at_first(number: int) -> bool:
+        if number == 0:
+            raise BaseException("sk-canary-0451")  # noqa: TRY002 - that is the point
+        return True
+
+    exporter = Posts(panic_at_first)
+    telemetry = Telemetry(
+        span_exporter=exporter,
+        settings=Settings(schedule_delay_s=0.05, export_batch_size=10),
+    )
+    record_exchanges(telemetry, 10)
+    assert wait_until(lambda: telemetry.balance().failed == 10)
+    record_exchanges(telemetry, 3)
+
+    flushed = telemetry.flush()
+    balance = telemetry.shutdown()
+
+    output = capfd.readouterr()
+    assert flushed
+    assert balance == Balance(13, 13, 0, 3, 10, 0, 0)
+    assert "canary" not in caplog.text + output.out + output.err
+
+
+@given(
+    st.lists(st.sampled_from(["take", "refuse", "raise"]), min_size=30, max_size=30),
+    st.lists(st.integers(1, 12), max_size=8),
+)
+@settings(deadline=None, max_examples=15)
+def test_overlapping_requests_settle_exactly_their_own_records(
+    fates: list[str], bursts: list[int]
+) -> None:
+    """Whatever each request comes to, exported and failed are the records in them."""
+
+    def act(number: int) -> bool:
+        time.sleep(0.002 * (number % 3))
+        if fates[number] == "raise":
+            raise RuntimeError("sk-canary-0451")
+        return fates[number] == "take"
+
+    exporter = Posts(act)
+    telemetry = Telemetry(
+        span_exporter=exporter,
+        settings=Settings(schedule_delay_s=0.001, export_batch_size=4),
+    )
+    for burst in bursts:
+        record_exchanges(telemetry, burst)
+        telemetry.balance()
+
+    telemetry.flush()
+    balance = telemetry.shutdown()
+
+    taken = sum(
+        size
+        for number, size in enumerate(exporter.sizes)
+        if exporter.results.get(number)
+    )
+    assert balance.exported == taken
+    assert balance.failed == sum(bursts) - taken
+    assert (balance.queued, balance.dropped) == (0, 0)
+
+
+def test_a_burst_of_rollout_ends_loses_nothing_at_a_slow_collector() -> None:
+    """10,000 rollouts that end at once arrive, though each answer takes 0.5 s."""
+    with HttpCollector(Answer(delay_s=0.5)) as server:
+        environ = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": server.url,
+            "OTEL_METRICS_EXPORTER": "none",
+        }
+        with configure(environ) as telemetry:
+            rollouts = [
+                rollout_ref(trace_id=number, span_id=number)
+                for number in range(1, 10_001)
+            ]
+            for rollout in rollouts:
+                telemetry.begin(True)
+                telemetry.begin(True)
+                telemetry.put(started(rollout))
+            for number, rollout in enumerate(rollouts):
+                telemetry.put(ended(rollout))
+                if number % 500 == 0:
+                    time.sleep(0.05)
+            flushed = telemetry.flush(timeout_s=30)
+        balance = telemetry.balance()
+
+    roots = {span.span_id for span in server.spans() if span.name == "rollout"}
+    assert flushed
+    assert balance == Balance(20_000, 20_000, 0, 20_000, 0, 0, 0)
+    assert len(roots) == 10_000
+
+
+def test_a_file_beside_has_what_hangs_and_what_waits(tmp_path: Path) -> None:
+    """Of full batches that hang and records that wait, each is in the file once."""
+    path = tmp_path / "spans.jsonl"
+    environ = {
+        "OTEL_INTERCEPT_FILE": str(path),
+        "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "10",
+        "OTEL_BSP_SCHEDULE_DELAY": "20",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+        "OTEL_METRICS_EXPORTER": "none",
+    }
+    with HttpCollector(Answer(hang=True)) as server:
+        environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = server.url
+        with configure(environ) as telemetry:
+            for number in range(60):
+                telemetry.begin(True)
+                telemetry.put(exchange(span_id=number + 1))
+            wait_until(lambda: server.count("traces") == MAX_POSTS, 1.0)
+            telemetry.shutdown(timeout_s=0.5)
+            balance = telemetry.balance()
+            # Or else the filters on the loggers of exporters stay for what may come.
+            assert wait_until(lambda: telemetry.idle)
+
+    assert len({span.span_id for span in read_spans(path)}) == 60
+    assert len(list(read_spans(path))) == 60
+    assert balance.failed + balance.dropped == 60
