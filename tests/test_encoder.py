@@ -308,6 +308,45 @@ def test_both_ways_out_hold_the_same_back_and_count_it_the_same(
         assert by_key(sent) == by_key(encode_spans(safe))
 
 
+BROKEN = {
+    "long-name": exchange(model="x" * 300, waits=(wait(),)),
+    "name-that-is-no-text": exchange(model="\ud800", waits=(wait(),)),
+    "no-root": exchange(rollout_ref(span_id=0), waits=(wait(),)),
+    "no-trace": exchange(rollout_ref(trace_id=0)),
+    "huge-trace": exchange(rollout_ref(trace_id=2**128)),
+    "no-parent": ended(rollout_ref(parent_span_id=0)),
+    "no-link": exchange(link=(0, 5)),
+    "no-linked-span": exchange(link=(5, 0)),
+    "huge-link": exchange(link=(2**128, 5)),
+    "event": exchange(failed=failure(exception_type="\ud800" + "x")),
+    "long-event": exchange(failed=failure(exception_type="x" * 300)),
+}
+
+
+@pytest.mark.parametrize("record", BROKEN.values(), ids=BROKEN)
+def test_both_ways_out_mend_a_record_in_the_same_way(record: Record) -> None:
+    """Names, ids, links and events are checked as strictly as on the SDK's spans."""
+    old, new = Guard(), Guard()
+    translator = Translator(RESOURCE, None, None, new, readable=False)
+
+    sent = decoded(translator.request_of(translator.spans_of(record)[0]))
+
+    safe = old.spans(ReadableSpans(RESOURCE, SCOPE).spans_of(record))
+    assert new.dropped == old.dropped
+    if safe:
+        assert by_key(sent) == by_key(encode_spans(safe))
+    else:
+        assert not sent.resource_spans[0].scope_spans[0].spans
+
+
+def test_the_encoder_keeps_no_text_that_is_longer_than_allowed() -> None:
+    """What has to be cut is not taken as it is, and so is never kept uncut."""
+    encoder = SpanEncoder(RESOURCE, SCOPE, Guard())
+
+    with pytest.raises(NotAllowed):
+        encoder.attributes(((semconv.ROLLOUT_ID, "x" * 257),))
+
+
 def test_a_time_that_is_none_spoils_its_own_record_only(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
