@@ -89,6 +89,7 @@ bench: $(VENV)/.dev ## Measure what watching costs, beside the peers; 25 minutes
 	$(call NEEDS,valgrind,valgrind)
 	$(BIN)/python -m bench.venvs
 	$(BIN)/python -m bench $(ARGS)
+	$(BIN)/python -m bench.page
 
 bench-quick: $(VENV)/.dev ## The same with fewer rounds and variants; 5 minutes
 	$(call NEEDS,valgrind,valgrind)

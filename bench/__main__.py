@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bench.processes import BenchError
 from bench.results import LATEST, Results, machine
-from bench.sections import QUICK, SECTIONS, WHOLE
+from bench.sections import QUICK, QUICKLY, SECTIONS, WHOLE
 from bench.table import terminal
 
 
@@ -18,7 +18,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less of everything")
     parser.add_argument(
-        "--only", default=",".join(SECTIONS), help="a list, of: " + ",".join(SECTIONS)
+        "--only",
+        help=f"a list, of: {','.join(SECTIONS)}; with --quick {','.join(QUICKLY)}",
     )
     parser.add_argument(
         "--json",
@@ -27,7 +28,8 @@ def main() -> None:
         f"(default: {LATEST.name} in bench/results, with --quick nowhere)",
     )
     args = parser.parse_args()
-    asked = args.only.split(",")
+    every = QUICKLY if args.quick else tuple(SECTIONS)
+    asked = args.only.split(",") if args.only else every
     if unknown := set(asked) - set(SECTIONS):
         parser.error(f"{len(unknown)} unknown section(s); known: {', '.join(SECTIONS)}")
     to = args.json or (None if args.quick else LATEST)

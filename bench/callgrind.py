@@ -56,7 +56,7 @@ class Plan:
 
 _REQUESTS: Final = Plan(warm_up=300, short=512, long=1024, batch=512)
 _SHORT: Final = Plan(warm_up=128, short=128, long=256, batch=128)
-_STREAMS: Final = Plan(warm_up=8, short=8, long=24, batch=8)
+_STREAMS: Final = Plan(warm_up=4, short=4, long=12, batch=4)
 
 
 @dataclass(frozen=True, slots=True)

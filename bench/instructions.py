@@ -126,10 +126,10 @@ def main() -> None:
     args = parser.parse_args()
     variants = list(dict.fromkeys([BARE, *args.variants.split(",")]))
     try:
-        if args.check:
-            sys.exit(0 if _check() else 1)
-        elif args.update:
+        if args.update:
             _update()
+        elif args.check:
+            sys.exit(0 if _check() else 1)
         else:
             _show(variants, args.workload.split(","), args.json, args.keep)
     except BenchError as problem:

@@ -26,7 +26,8 @@ class Size:
     Args:
         rounds: Interleaved rounds.
         seconds: How long each load takes.
-        peers: Whose servers are measured besides ours, in instructions.
+        peers: Whose instructions are counted besides ours.
+        loads: Workloads of JSON requests, and how many at a time.
         failures: Which failing exchanges are counted.
         turns: Exchanges of each of 10,000 rollouts at 1,500 per second.
         batches: Exports whose lag is measured.
@@ -36,6 +37,7 @@ class Size:
     rounds: int
     seconds: float
     peers: Sequence[str]
+    loads: Sequence[tuple[str, int]]
     failures: Sequence[str]
     turns: int
     batches: int
@@ -43,9 +45,10 @@ class Size:
 
 
 WHOLE: Final = Size(
-    rounds=7,
+    rounds=5,
     seconds=0.8,
     peers=PEERS,
+    loads=(("json2k", 16), ("json2k", 1), ("json200k", 16), ("json200k", 1)),
     failures=(
         "fail-upstream",
         "fail-status",
@@ -63,6 +66,7 @@ QUICK: Final = Size(
     rounds=3,
     seconds=0.5,
     peers=("contrib",),
+    loads=(("json2k", 16),),
     failures=("fail-upstream",),
     turns=1,
     batches=4,
@@ -81,7 +85,7 @@ def instructions(size: Size) -> Iterator[tuple[str, Figures]]:
 
 def _chunks(size: Size) -> Figures:
     variants = available(
-        (BARE, *RECORDERS, *(f"server-{one}" for one in RECORDERS), *size.peers)
+        (BARE, *RECORDERS, *(f"server-{one}" for one in RECORDERS), *size.peers[:1])
     )
     long = measure_instructions(variants, "sse")
     short = measure_instructions(variants, "sse100")
@@ -122,20 +126,17 @@ def json(size: Size) -> Iterator[tuple[str, Figures]]:
     """Load JSON requests of 2 KB and 200 KB, one and sixteen at a time."""
     variants = available((BARE, *OURS, *PEERS))
     with cpu.servers(variants) as running:
-        for workload in ("json2k", "json200k"):
-            for concurrency in (16, 1):
-                costs = cpu.measure(
-                    running,
-                    workload,
-                    concurrency=concurrency,
-                    rounds=size.rounds,
-                    seconds=size.seconds,
-                )
-                name = (
-                    f"One request ({workload.removeprefix('json').upper()}B), "
-                    f"{concurrency} at a time, bare = 1"
-                )
-                yield f"{workload}-{concurrency}", Figures(name, _cost_rows(costs))
+        for workload, concurrency in size.loads:
+            costs = cpu.measure(
+                running,
+                workload,
+                concurrency=concurrency,
+                rounds=size.rounds,
+                seconds=size.seconds,
+            )
+            kilobytes = workload.removeprefix("json").removesuffix("k")
+            name = f"One request ({kilobytes} KB), {concurrency} at a time, bare = 1"
+            yield f"{workload}-{concurrency}", Figures(name, _cost_rows(costs))
 
 
 def sse(size: Size) -> Iterator[tuple[str, Figures]]:
@@ -230,11 +231,13 @@ def growth(size: Size) -> Iterator[tuple[str, Figures]]:
     """See whether exchanges become dearer with their number."""
     rows: dict[str, dict[str, Value]] = {}
     for recorder in available(RECORDERS):
-        for shape, name in (
-            ("finished", "of 20 turns each"),
-            ("one", "in one rollout"),
-        ):
-            figures = slope.measure(recorder, shape, exchanges=size.exchanges)
+        with ThreadPoolExecutor(2) as pool:
+            asked = [
+                pool.submit(slope.measure, recorder, shape, exchanges=size.exchanges)
+                for shape in slope.SHAPES
+            ]
+        for name, done in zip(slope.SHAPES.values(), asked, strict=True):
+            figures = done.result()
             rows[f"{recorder}, {name}"] = {
                 "loop": figures["loop"],
                 "process": figures["process"],
@@ -242,6 +245,9 @@ def growth(size: Size) -> Iterator[tuple[str, Figures]]:
     name = f"CPU of the last of {size.exchanges:,} exchanges by that of the first"
     yield "slope", Figures(name, rows)
 
+
+QUICKLY: Final = ("instructions", "json", "sse", "many", "lag")
+"""The sections of a quick run, unless others are asked for."""
 
 SECTIONS: Final[Mapping[str, Section]] = {
     "instructions": instructions,

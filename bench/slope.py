@@ -16,6 +16,9 @@ from bench.processes import run, start
 from bench.traffic import exchange, telemetry
 from otel_intercept import RolloutRegistry
 
+SHAPES: Final = {"finished": "of 20 turns each", "one": "in one rollout"}
+"""How the exchanges are spread over rollouts."""
+
 _BLOCKS: Final = 20
 _TURNS: Final = 20
 _PAUSE_EVERY: Final = 50
@@ -28,8 +31,7 @@ def measure(recorder: str, shape: str, *, exchanges: int) -> dict[str, float]:
 
     Args:
         recorder: ``thread`` or ``process``.
-        shape: ``finished``, where every rollout ends after 20 turns, or ``one``, where
-            one rollout has all turns.
+        shape: Which of `SHAPES`.
         exchanges: How many in all.
 
     Returns:
@@ -78,7 +80,7 @@ def main() -> None:
     """Be the program that is measured."""
     parser = argparse.ArgumentParser(prog="bench.slope", description=__doc__)
     parser.add_argument("recorder")
-    parser.add_argument("shape", choices=("finished", "one"))
+    parser.add_argument("shape", choices=list(SHAPES))
     parser.add_argument("--sink", required=True)
     parser.add_argument("--exchanges", type=int, required=True)
     args = parser.parse_args()

@@ -15,6 +15,7 @@ from otel_intercept.reports import Reports
 from otel_intercept.semconv import ExchangeOutcome, Phase
 from otel_intercept.shield import confess, shielded
 from otel_intercept.sse import Written
+from otel_intercept.stream import StreamMeter
 from otel_intercept.trouble import CAUSE_OF_PHASE, describe
 from otel_intercept.upstream import UpstreamCall, Watch
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NOTHING_ASKED: Final = genai.RequestFacts(model=None, stream=False, attributes=())
+_NOTHING: Final = genai.RequestFacts(model=None, stream=False, attributes=())
+_STREAM: Final = genai.RequestFacts(model=None, stream=True, attributes=())
 
 
 class Exchange(Reports):
@@ -43,6 +45,7 @@ class Exchange(Reports):
     __slots__ = (
         "__weakref__",
         "_handler_done",
+        "_recorded",
         "_response",
         "index",
         "request",
@@ -64,7 +67,7 @@ class Exchange(Reports):
         self.span_id = new_span_id()
         self._agent_present = agent_present
         self._answer = NO_ANSWER
-        self._asked = _NOTHING_ASKED
+        self._asked = _NOTHING
         self._ended = False
         self._handler_done = False
         self._head = None
@@ -72,6 +75,7 @@ class Exchange(Reports):
         self._outcome = None
         self._outlives_agent = False
         self._pending = ()
+        self._recorded = owner.is_recorded
         self._response: Attributes = ()
         self._status = None
         self._trouble = None
@@ -128,14 +132,19 @@ class Exchange(Reports):
             body: The parsed JSON object. Only allow-listed keys are read, none is kept.
         """
         try:
-            self._asked = genai.request_attributes(body)
+            if self._recorded:
+                self._asked = genai.request_attributes(body)
+            else:
+                # The outcome depends on this one; for the rest there is no use.
+                self._asked = _STREAM if body.get("stream") is True else _NOTHING
         except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
             confess("Exchange.describe_request")
 
     def describe_response(self, body: Mapping[str, object]) -> None:
         """Likewise take the model, usage and finish reasons of an answer."""
         try:
-            self._response = genai.response_attributes(body)
+            if self._recorded:
+                self._response = genai.response_attributes(body)
         except Exception:  # noqa: BLE001 - as above
             confess("Exchange.describe_response")
 
@@ -181,9 +190,8 @@ class Exchange(Reports):
         meter = self._meter
         try:
             if meter is not None:
-                meter.feed(data)
-                if meter.error is not None:
-                    self._error_frame_written(*meter.error)
+                if meter.feed(data):
+                    self._error_frame_written(meter)
             elif self._head is not None:
                 self._read_head(self._head, data)
         except Exception:  # noqa: BLE001 - as above
@@ -267,10 +275,12 @@ class Exchange(Reports):
             self._write_error = None
             # What `decide` says of nearly every exchange, without asking it.
             if self._trouble is None and self._is_plainly_good:
-                self._outcome = OK
+                outcome = OK
             else:
-                self._outcome = self._conclude(ended=self._ended)
-            self._owner.exchange_ended(self, self._record(self._outcome))
+                outcome = self._conclude(ended=self._ended)
+            self._outcome = outcome
+            record = self._record(outcome) if self._recorded else None
+            self._owner.exchange_ended(self, record)
         except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
             confess("Exchange.finish")
 
@@ -299,11 +309,12 @@ class Exchange(Reports):
         )
         return outcome
 
-    def _error_frame_written(self, kind: str | None, code: str | None) -> None:
-        if self._trouble is None or self._trouble.cause is NO_CAUSE:
-            key = self._owner.fingerprint_key
-            failure = failures.from_error_frame(kind, code, key=key)
-            self._note(Cause.ERROR_FRAME, failure)
+    def _error_frame_written(self, meter: StreamMeter) -> None:
+        trouble = self._trouble
+        if meter.error is None or (trouble and trouble.cause is not NO_CAUSE):
+            return
+        key = self._owner.fingerprint_key
+        self._note(Cause.ERROR_FRAME, failures.from_error_frame(*meter.error, key=key))
 
     def _record(self, outcome: ExchangeOutcome) -> ExchangeEnded:
         request, asked = self.request, self._asked

@@ -60,6 +60,11 @@ class Owner(Protocol):
         """Count a failure, and fail the rollout if it is the first."""
         ...
 
-    def exchange_ended(self, exchange: object, record: ExchangeEnded) -> None:
+    @property
+    def is_recorded(self) -> bool:
+        """Whether telemetry is on, so that there is a use for records."""
+        ...
+
+    def exchange_ended(self, exchange: object, record: ExchangeEnded | None) -> None:
         """Take the record of an exchange that has ended, and let go of it."""
         ...

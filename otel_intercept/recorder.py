@@ -1,12 +1,11 @@
 """Hold ended records between the event loop and the translator: bounded, lock-free.
 
 There is one producer, the event loop, and one consumer, the translator. Neither waits
-for the other: the queue is a deque, every counter has a single writer, and a reader
-takes the counters in the order that keeps the balance true while they move.
+for the other: the line of records needs no lock, every counter has a single writer, and
+a reader takes the counters in the order that keeps the balance true while they move.
 """
 
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from otel_intercept import semconv
@@ -21,12 +20,15 @@ from otel_intercept.record import (
     RolloutStarted,
 )
 from otel_intercept.semconv import ExchangeOutcome
+from otel_intercept.waiting import Waiting
 
 if TYPE_CHECKING:
     from otel_intercept.exchange import Exchange
 
 CounterKey: TypeAlias = tuple[str, tuple[str | bool, ...]]
 """An instrument's name and its label values, in the order of ``Instrument.labels``."""
+
+SpanRecord: TypeAlias = RolloutStarted | RolloutEnded | ExchangeEnded | FailureSeen
 
 _RESERVE_DIVISOR: Final = 4
 
@@ -94,12 +96,17 @@ class Recorder:
     and ``close`` to the translator's. ``balance``, ``tally`` and the lengths may be
     read anywhere.
 
+    Failures and ended rollouts come first: they have places of their own, and where
+    those are taken too, the oldest ordinary record gives way.
+
     Args:
-        queue_size: Records that may wait. Ended rollouts and failures may use a
-            reserve on top: a quarter of it, or, if that is more, one place for each of
-            the most rollouts that were ever open at once, so that a burst of rollout
-            ends loses nothing.
+        queue_size: Records that may wait. Failures may use a reserve of a quarter on
+            top, and ended rollouts in addition one place for each of the most rollouts
+            that were ever open at once, so that a burst of rollout ends loses nothing.
         spans: Whether records become spans. Without, none counts in the balance.
+
+    Attributes:
+        on_drop: Called with each record that is dropped, by who puts.
     """
 
     __slots__ = (
@@ -110,16 +117,18 @@ class Recorder:
         "_failed",
         "_most_open_rollouts",
         "_open",
-        "_queue",
         "_queue_size",
         "_refused",
         "_spans",
         "_started",
         "_tally",
+        "_waiting",
+        "on_drop",
     )
 
     def __init__(self, queue_size: int, *, spans: bool = True) -> None:
-        self._queue: deque[Record] = deque()
+        self.on_drop: Callable[[Record], None] | None = None
+        self._waiting: Waiting[Record] = Waiting()
         self._queue_size = queue_size
         self._spans = spans
         self._tally: dict[CounterKey, int] = {}
@@ -135,7 +144,7 @@ class Recorder:
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self._waiting)
 
     @property
     def open_rollouts(self) -> int:
@@ -188,23 +197,16 @@ class Recorder:
 
         O(1); takes no lock, never blocks, never raises.
         """
-        if isinstance(record, ExchangeRejected):
+        if type(record) is ExchangeEnded and record.failure is None:
+            # Nearly all are, so they are not asked what else they might be.
+            if self._spans and record.rollout.sampled:
+                self._ended += 1
+            self._append(record)
+        elif isinstance(record, ExchangeRejected):
             # It has nothing but its count, so a flood of these takes no room.
             self._count(record)
-            return
-        if self.has_span(record):
-            self._ended += 1
-        if isinstance(record, RolloutStarted):
-            self.reopen(record.rollout)
-        elif isinstance(record, RolloutEnded):
-            self.forget(record.rollout.span_id)
-        waiting = len(self._queue)
-        if (waiting < self._queue_size or self._may_use_reserve(record, waiting)) and (
-            not self._closed
-        ):
-            self._queue.append(record)
         else:
-            self._drop(record)
+            self._put_rare(record)
 
     def pass_by(self, exchange: ExchangeEnded) -> None:
         """Count an ended exchange that need not wait here, since it was sent at once.
@@ -216,13 +218,7 @@ class Recorder:
 
     def take(self, limit: int) -> list[Record]:
         """Remove and return at most ``limit`` records, oldest first."""
-        taken: list[Record] = []
-        try:
-            while len(taken) < limit:
-                taken.append(self._queue.popleft())
-        except IndexError:
-            pass
-        return taken
+        return self._waiting.take(limit)
 
     def settle(self, *, exported: int = 0, failed: int = 0, dropped: int = 0) -> None:
         """Count what became of records that were taken."""
@@ -233,7 +229,7 @@ class Recorder:
     def close(self) -> None:
         """Drop what still waits and everything put from now on. Idempotent."""
         self._closed = True
-        self._queue.clear()
+        self._waiting.clear()
 
     def tally(self) -> Mapping[CounterKey, int]:
         """Return a copy of how often each counter missed a record that took no place.
@@ -259,15 +255,41 @@ class Recorder:
             started, ended, started - ended, exported, failed, dropped, queued
         )
 
-    def _may_use_reserve(self, record: Record, waiting: int) -> bool:
-        # Not those open now: an ended rollout still needs the place of its end.
-        reserve = max(self._queue_size // _RESERVE_DIVISOR, self._most_open_rollouts)
-        return _is_priority(record) and waiting < self._queue_size + reserve
+    def _put_rare(self, record: SpanRecord) -> None:
+        if self.has_span(record):
+            self._ended += 1
+        if isinstance(record, RolloutStarted):
+            self.reopen(record.rollout)
+            self._append(record)
+            return
+        places = self._queue_size + self._queue_size // _RESERVE_DIVISOR
+        if isinstance(record, RolloutEnded):
+            self.forget(record.rollout.span_id)
+            # Not those open now: an ended rollout still needs the place of its end.
+            places += self._most_open_rollouts
+        if self._closed or not (len(self._waiting) < places or self._make_room()):
+            self._drop(record)
+        else:
+            self._waiting.add_urgent(record)
+
+    def _append(self, record: Record) -> None:
+        if len(self._waiting) < self._queue_size and not self._closed:
+            self._waiting.add(record)
+        else:
+            self._drop(record)
+
+    def _make_room(self) -> bool:
+        oldest = self._waiting.push_out()
+        if oldest is not None:
+            self._drop(oldest)
+        return oldest is not None
 
     def _drop(self, record: Record) -> None:
         if self.has_span(record):
             self._dropped += 1
         self._count(record)
+        if self.on_drop is not None:
+            self.on_drop(record)
 
     def _count(self, record: Record) -> None:
         for key in counter_keys(record):
@@ -275,16 +297,6 @@ class Recorder:
         if (keepalives := keepalives_of(record)) is not None:
             key, number = keepalives
             self._tally[key] = self._tally.get(key, 0) + number
-
-
-def _is_priority(record: Record) -> bool:
-    match record:
-        case RolloutEnded() | FailureSeen():
-            return True
-        case ExchangeEnded():
-            return record.failure is not None
-        case _:
-            return False
 
 
 def _failure_key(failure: Failure) -> CounterKey:

@@ -38,6 +38,7 @@ class Rollout:
         "_failures",
         "_first_failure",
         "_idle_since",
+        "_intake",
         "_open_exchanges",
         "_outcome",
         "_running",
@@ -56,6 +57,7 @@ class Rollout:
         open_exchanges: set[Exchange],
     ) -> None:
         self._telemetry = telemetry
+        self._intake = telemetry.intake
         self._open_exchanges = open_exchanges
         self.ref = ref
         self.state = state
@@ -133,6 +135,11 @@ class Rollout:
         return None if self._running else self._idle_since
 
     @property
+    def is_recorded(self) -> bool:
+        """Whether telemetry is on."""
+        return self._intake is not None
+
+    @property
     def fingerprint_key(self) -> bytes:
         """The key that makes fingerprints comparable."""
         return self._telemetry.settings.fingerprint_key
@@ -186,12 +193,14 @@ class Rollout:
         self._exchanges += 1
         self._open_exchanges.add(exchange)
         self._running += (exchange,)
-        self._telemetry.begin(self.ref.sampled, exchange)
+        if self._intake is not None:
+            self._intake.begin(self.ref.sampled, exchange)
         return exchange
 
-    def exchange_ended(self, exchange: object, record: ExchangeEnded) -> None:
+    def exchange_ended(self, exchange: object, record: ExchangeEnded | None) -> None:
         """Hand over the record of an exchange that has ended, and let go of it."""
-        self._telemetry.put(record)
+        if record is not None and self._intake is not None:
+            self._intake.put(record)
         if isinstance(exchange, Exchange):
             self._open_exchanges.discard(exchange)
         self._running = (
@@ -229,9 +238,10 @@ class Rollout:
 
     def emit(self, record: Record, *, begun: bool) -> None:
         """Hand a record to telemetry, and count it as begun unless it was."""
-        if not begun:
-            self._telemetry.begin(self.ref.sampled)
-        self._telemetry.put(record)
+        if self._intake is not None:
+            if not begun:
+                self._intake.begin(self.ref.sampled)
+            self._intake.put(record)
 
     def close(
         self,

@@ -53,6 +53,7 @@ class SseScanner:
 
     Attributes:
         chunks: Chunks so far.
+        idle: Whether the next byte begins an event.
         keepalives: Comment lines and ping events so far.
         terminal: Whether a terminal event has come.
         error: Type and code of the first error frame, each an upstream's word of at
@@ -66,7 +67,6 @@ class SseScanner:
         "_facts",
         "_grammar",
         "_head",
-        "_idle",
         "_limit",
         "_line",
         "_name",
@@ -75,6 +75,7 @@ class SseScanner:
         "_special_names",
         "chunks",
         "error",
+        "idle",
         "keepalives",
         "terminal",
         "truncated_events",
@@ -95,7 +96,7 @@ class SseScanner:
         self._limit = max_event_bytes
         self._bom: bytes | None = b""
         self._skip_lf = False
-        self._idle = False
+        self.idle = False
         self._line = bytearray()
         self._name = b""
         self._data: bytes | bytearray | None = None
@@ -116,7 +117,7 @@ class SseScanner:
         """
         if type(data) is not bytes:
             data = bytes(data)
-        if self._idle and self._is_plain_chunk(data):
+        if self.idle and self.is_plain_chunk(data):
             self.chunks += 1
             return 1
         before = self.chunks
@@ -138,7 +139,7 @@ class SseScanner:
         self._dispatch()
         return self.chunks - before
 
-    def _is_plain_chunk(self, data: bytes) -> bool:
+    def is_plain_chunk(self, data: bytes) -> bool:
         """Tell the common feed: one whole event that no needle is found in."""
         start = 0
         if not data.startswith(b"data: {"):
@@ -198,7 +199,7 @@ class SseScanner:
                 self._dispatch()
         if partial:
             self._hold(partial)
-        self._idle = not (
+        self.idle = not (
             self._line or self._name or self._data is not None or self._skip_lf
         )
 

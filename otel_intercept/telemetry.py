@@ -178,6 +178,11 @@ class Telemetry:
         return self._engine is not None
 
     @property
+    def intake(self) -> Intake | None:
+        """Where records are handed over, without a step between; None if disabled."""
+        return None if self._engine is None else self._intake
+
+    @property
     def settings(self) -> Settings:
         """The settings that this telemetry was made with."""
         return self._settings

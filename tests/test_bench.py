@@ -1,12 +1,18 @@
 """The arithmetic of the benchmark: what its figures are, and when its check fails."""
 
 import math
+import platform
+import re
+from pathlib import Path
 
 import pytest
 
 from bench.callgrind import Counts
+from bench.chart import bars
 from bench.check import ratios
 from bench.figures import TOLERANCE, least, percentile, quartiles, regressions
+from bench.page import PAGE, charts, written
+from bench.results import LATEST, Figures, Results, machine
 
 BARE = Counts(loop=400.0, server=400.0, helpers=0.0)
 
@@ -83,3 +89,66 @@ def test_what_has_no_baseline_is_no_regression() -> None:
 def test_of_several_tries_the_least_counts() -> None:
     """Each figure has its smallest ratio of the tries that measured it."""
     assert least([{"a": 1.2, "b": 1.0}, {"a": 1.1}]) == {"a": 1.1, "b": 1.0}
+
+
+def test_a_value_is_shown_with_its_quartiles() -> None:
+    """A number is one number; quartiles are the median and the span in brackets."""
+    figures = Figures("CPU", {"a": {"total": [1.0, 1.25, 1.5]}, "b": {"bytes": 1234.5}})
+
+    assert figures.columns == ["total", "bytes"]
+    assert figures.text("a", "total") == "1.25 (1.00-1.50)"
+    assert figures.text("b", "bytes") == "1,234.50"
+    assert figures.text("b", "total") == ""
+
+
+def test_results_are_the_same_when_they_are_read_again(tmp_path: Path) -> None:
+    """What is saved can be loaded, and says the same."""
+    figures = Figures("CPU", {"a": {"total": [1.0, 1.25, 1.5]}}, digits=3)
+    results = Results({"cores": "2"}, {"json": figures})
+
+    results.save(tmp_path / "results.json")
+
+    assert Results.load(tmp_path / "results.json") == results
+
+
+def test_the_machine_is_described_without_its_name() -> None:
+    """Neither the host's name nor a path of this machine is among what is published."""
+    told = " ".join(machine().values())
+
+    assert platform.node() not in told
+    assert "/" not in told
+
+
+def test_bars_come_in_order_and_escaped() -> None:
+    """The cheapest row is on top, the longest bar ends within the picture."""
+    figures = Figures("CPU", {"b<": {"total": 4.0}, "a": {"total": [1.0, 2.0, 3.0]}})
+
+    drawn = bars(figures, "total", ours=["a"], title="CPU", alt="CPU")
+
+    assert re.findall(r">([^<>]+)</text>", drawn) == [
+        *("CPU", "a", "2.00 (1.00-3.00)", "b&lt;", "4.00")
+    ]
+    assert re.findall(r'<rect .*? width="([\d.]+)"', drawn) == ["230.0", "460.0"]
+
+
+def test_the_page_has_the_figures_of_the_latest_run() -> None:
+    """Page and charts are what the committed figures make; nothing is typed by hand."""
+    results = Results.load(LATEST)
+    page = PAGE.read_text(encoding="utf-8")
+
+    assert written(page, results) == page
+    for path, chart in charts(results).items():
+        assert path.read_text(encoding="utf-8") == chart
+
+
+def test_the_page_keeps_what_people_wrote() -> None:
+    """Only what stands between the marks is replaced."""
+    results = Results({}, {"json": Figures("CPU", {"a": {"total": 1.0}})})
+    page = written("before\n", results) + "after\n"
+
+    again = written(page, Results({}, {}))
+
+    assert again.startswith("before\n")
+    assert again.endswith("after\n")
+    assert "CPU" in page
+    assert "CPU" not in again

@@ -419,6 +419,28 @@ def test_a_bad_record_takes_no_other_with_it() -> None:
     assert (counted, ended_) == (2, 1)
 
 
+def test_the_latest_measurement_of_a_bucket_is_its_exemplar() -> None:
+    """Also where exchanges that ended in another way came before it."""
+    reader = InMemoryMetricReader()
+    side = Side(reader, TraceBasedExemplarFilter(), own=True)
+
+    for number, outcome in enumerate(
+        (ExchangeOutcome.OK, ExchangeOutcome.CUT, ExchangeOutcome.OK), 1
+    ):
+        record = exchange(outcome=outcome, waits=(wait(),), span_id=number)
+        side.measures.record(at(number, record))
+
+    data = reader.get_metrics_data()
+    assert data is not None
+    (metric,) = (
+        metric
+        for metric in metrics_of(data)
+        if metric.name == semconv.UPSTREAM_DURATION.name
+    )
+    (point,) = metric.data.data_points
+    assert [exemplar.span_id for exemplar in point.exemplars] == [3]
+
+
 def test_model_names_without_end_make_a_bounded_number_of_series() -> None:
     """Beyond the cap, exchanges are counted under ``_OTHER``; none is lost."""
     reader = InMemoryMetricReader()

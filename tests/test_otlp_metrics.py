@@ -1,11 +1,14 @@
 """Metrics that are encoded directly decode to what the official encoder sends."""
 
+import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsPartialSuccess,
     ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
 )
 from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics.export import (
@@ -16,6 +19,8 @@ from opentelemetry.sdk.metrics.export import (
     HistogramDataPoint,
     InMemoryMetricReader,
     Metric,
+    MetricExporter,
+    MetricExportResult,
     MetricsData,
     NumberDataPoint,
     ResourceMetrics,
@@ -26,10 +31,21 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_intercept import semconv
+from otel_intercept.sdk.environment import Outputs
+from otel_intercept.sdk.exporters import build_metric_exporter
+from otel_intercept.sdk.target import read_target
+from otel_intercept.sdk.variables import Variables
 from otel_intercept.settings import Settings
 from otel_intercept.telemetry import Telemetry
 from otel_intercept.translate.otlp_metrics import MetricEncoder
+from tests.collectors import Answer, Collector, GrpcCollector, HttpCollector
 from tests.samples import ended, exchange, failed_exchange, wait
+
+each_protocol = pytest.mark.parametrize(
+    ("collector", "protocol"),
+    [(HttpCollector, "http/protobuf"), (GrpcCollector, "grpc")],
+    ids=["http", "grpc"],
+)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 times = st.integers(0, 2**64 - 1)
@@ -196,3 +212,60 @@ def test_an_exponential_histogram_is_refused() -> None:
         MetricEncoder().encode(
             MetricsData([ResourceMetrics(Resource({}), [scope], "")])
         )
+
+
+@each_protocol
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_metrics_arrive_as_they_were(
+    collector: type[Collector], protocol: str, compression: str
+) -> None:
+    """Over either protocol the collector reads what the official encoder gives."""
+    data = one_point({"a": "b"})
+    with collector() as server:
+        exporter = exporter_to(server, protocol, compression)
+        result = exporter.export(data)
+        exporter.shutdown()
+
+    (received,) = server.received
+    assert result is MetricExportResult.SUCCESS
+    assert received.signal == "metrics"
+    assert decoded(received.body) == encode_metrics(data)
+
+
+@each_protocol
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(status=400, code=grpc.StatusCode.INVALID_ARGUMENT),
+        Answer(
+            body=ExportMetricsServiceResponse(
+                partial_success=ExportMetricsPartialSuccess(rejected_data_points=1)
+            ).SerializeToString()
+        ),
+    ],
+    ids=["refused", "in part"],
+)
+def test_metrics_that_were_not_taken_whole_have_failed(
+    collector: type[Collector], protocol: str, answer: Answer
+) -> None:
+    """A refusal, and a rejection of some points, are no success."""
+    with collector(answer) as server:
+        exporter = exporter_to(server, protocol, "none")
+        result = exporter.export(one_point({}))
+        exporter.shutdown()
+
+    assert result is MetricExportResult.FAILURE
+    assert server.count("metrics") == 1
+
+
+def exporter_to(server: Collector, protocol: str, compression: str) -> MetricExporter:
+    """Return the exporter that the variables make."""
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": server.url,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        "OTEL_EXPORTER_OTLP_COMPRESSION": compression,
+    }
+    target = read_target(Variables(environ), "METRICS")
+    exporter = build_metric_exporter(Outputs(target))
+    assert exporter is not None
+    return exporter

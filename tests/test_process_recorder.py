@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -20,7 +21,9 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 from otel_intercept import RolloutRegistry, Telemetry
 from otel_intercept.errors import ConfigurationError
 from otel_intercept.process.back_off import BackOff
-from otel_intercept.process.messages import Configure
+from otel_intercept.process.child import Child
+from otel_intercept.process.framing import Framer, Kind
+from otel_intercept.process.messages import Configure, to_ref, to_wire
 from otel_intercept.process.recorder import ProcessRecorder
 from otel_intercept.sdk import configure
 from otel_intercept.semconv import Dialect
@@ -170,7 +173,7 @@ def test_a_collector_that_refuses_is_accounted_for(
     assert not flushed
     assert telemetry.balance().failed == 3
     assert_true(telemetry)
-    assert "reported a problem with telemetry (traces, HTTP 400" in caplog.text
+    assert "spans were not exported (HTTP 400" in caplog.text
 
 
 def test_operator_attributes_come_out(collector: Collector) -> None:
@@ -551,6 +554,32 @@ def test_no_secret_can_be_seen_of_the_helper(
     assert CANARY not in done.stdout + done.stderr
     assert wait_until(lambda: collector.spans() != [])
     assert all(CANARY.encode() not in got.body for got in collector.received)
+
+
+@pytest.mark.parametrize("in_step", [True, False])
+def test_noise_does_not_stop_a_helper(collector: Collector, in_step: bool) -> None:
+    """Frames without sense are skipped; what is no frame ends the helper, cleanly."""
+    framer, noise = Framer(), random.Random(7)  # noqa: S311 - as good as any
+    configure_ = Configure(process_environ(collector), {}, {"service.name": "x"})
+    marker = started()
+    kind, message = to_wire(marker, to_ref(marker.rollout))
+    child = Child(f"{Path.cwd()}")
+    sent = [framer.frame(Kind.CONFIGURE, configure_)]
+    kinds = [number for number in range(256) if number != Kind.SHUTDOWN]
+    sent += [
+        struct.pack("<IBB", 9, noise.choice(kinds), 1) + noise.randbytes(9)
+        for _ in range(200)
+    ]
+    sent += [framer.frame(kind, message, counts=True), b"" if in_step else b"\xff" * 9]
+
+    taken = [child.outlet.write(frame) for frame in sent if frame]
+    reached = collector.wait_for("traces", timeout_s=20)
+    child.end(10)
+
+    assert all(taken)
+    assert reached
+    names = [span.name for span in collector.spans()]
+    assert names == ["rollout.started", "rollout"][: 2 if in_step else 1]
 
 
 def test_a_rollout_without_a_start_can_still_end(collector: Collector) -> None:

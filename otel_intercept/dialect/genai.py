@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from math import isfinite
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, TypeAlias
+
+import msgspec
 
 from otel_intercept.dialect.grammar import StreamGrammar
 from otel_intercept.record import Attributes, AttributeValue
@@ -36,7 +38,10 @@ _INT64: Final = 2**63
 _INT32: Final = 2**31
 _MAX_REASONS: Final = 8
 
-_MAX_SHARED: Final = 1024
+# Of the integers, those that a float tells apart: equal keys must mean the same.
+_Number: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)] | float | None
+
+_MAX_REMEMBERED: Final = 1024
 
 _FLOATS: Final = (
     ("temperature", GEN_AI_REQUEST_TEMPERATURE),
@@ -138,9 +143,40 @@ class ResponseFacts:
             self.add(event)
 
 
+class _Usual(msgspec.Struct, frozen=True, gc=False):
+    """The keys that are read of a request, each with a value that is short and usual.
+
+    A rollout asks with the same settings each time, so what they say is remembered.
+    """
+
+    model: Annotated[str, msgspec.Meta(max_length=_MAX_MODEL)] | None = None
+    stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    temperature: _Number = None
+    top_p: _Number = None
+    top_k: _Number = None
+    frequency_penalty: _Number = None
+    presence_penalty: _Number = None
+    seed: int | None = None
+    n: int | None = None
+
+
 def request_attributes(body: object) -> RequestFacts:
     """Pick the allow-listed request attributes. Never raises on JSON values."""
-    fields = _mapping(body)
+    try:
+        return _remembered(msgspec.convert(body, _Usual))
+    except (msgspec.ValidationError, OverflowError):
+        return _pick(_mapping(body))
+
+
+@lru_cache(maxsize=_MAX_REMEMBERED)
+def _remembered(usual: _Usual) -> RequestFacts:
+    return _pick(msgspec.structs.asdict(usual))
+
+
+def _pick(fields: Mapping[str, object]) -> RequestFacts:
     found: list[tuple[str, AttributeValue]] = []
     stream = fields.get("stream")
     if type(stream) is bool:
@@ -163,7 +199,7 @@ def request_attributes(body: object) -> RequestFacts:
     # The conventions want the count only where it is not 1.
     if type(count) is int and 1 < count < _INT32:
         found.append((GEN_AI_REQUEST_CHOICE_COUNT, count))
-    return _shared(_model(fields.get("model")), stream is True, tuple(found))
+    return RequestFacts(_model(fields.get("model")), stream is True, tuple(found))
 
 
 def response_attributes(body: object) -> Attributes:
@@ -202,12 +238,6 @@ def _add_model_and_usage(
             values[name] = tokens
 
 
-@lru_cache(maxsize=_MAX_SHARED)
-def _shared(model: str | None, stream: bool, attributes: Attributes) -> RequestFacts:  # noqa: FBT001 - by place is fastest
-    """Return one object for all equal requests: a rollout sends the same each time."""
-    return RequestFacts(model, stream, attributes)
-
-
 def _mapping(value: object) -> Mapping[str, object]:
     # Bodies are dicts nearly always, and the check for Mapping is slow.
     if type(value) is dict:
@@ -221,7 +251,7 @@ def _model(value: object) -> str | None:
     return None if value is None else OTHER
 
 
-@lru_cache(maxsize=_MAX_SHARED)
+@lru_cache(maxsize=_MAX_REMEMBERED)
 def _model_name(text: str) -> str:
     return text if _MODEL.fullmatch(text) else OTHER
 

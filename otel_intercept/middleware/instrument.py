@@ -210,10 +210,18 @@ async def _serve(
                 response = await handler(request)
         finally:
             otel_context.detach(token)
-        _check(response, exchange)
+        # Nearly all are just that, and asking an abstract class is slow.
+        if type(response) is not web.Response or exchange.answer_begun:
+            _check(response, exchange)
         exchange.handler_returned()
         if place.outermost:
-            await _send(request, response)
+            # aiohttp does the same next, but logs what a body or a signal raises.
+            try:
+                await response.prepare(request)
+                await response.write_eof()
+            except ConnectionError:
+                if _is_bodys_own(request):
+                    raise
     except web.HTTPException as exc:
         if exchange.answer_begun:
             return fail_exchange(request, exchange, exc)
@@ -250,25 +258,16 @@ async def _pass_through(
 
 def _check(response: object, exchange: Exchange) -> None:
     # aiohttp would log the repr of the one, and write the other into the first's body.
-    if not (
-        # Nearly all are just that, and asking an abstract class is slow.
-        type(response) is web.Response or isinstance(response, web.StreamResponse)
-    ):
+    if not isinstance(response, web.StreamResponse):
         raise TypeError("a handler must return a response")
     if exchange.answer_begun and not response.prepared:
         raise TypeError("a handler that has begun an answer must return that one")
 
 
-async def _send(request: web.Request, response: web.StreamResponse) -> None:
-    # aiohttp would do the same next, but would log what a body or a signal raises.
-    try:
-        await response.prepare(request)
-        await response.write_eof()
-    except ConnectionError:
-        # With the agent gone, aiohttp meets the same error and drops the connection.
-        # Otherwise it is the body's own source, and aiohttp would end the body cleanly.
-        if request.transport is not None and not request.transport.is_closing():
-            raise
+def _is_bodys_own(request: web.Request) -> bool:
+    # With the agent gone, aiohttp meets the same error and drops the connection.
+    # Otherwise it is of the body's own source, and aiohttp would end the body cleanly.
+    return request.transport is not None and not request.transport.is_closing()
 
 
 def _resolve(wiring: _Wiring, request: web.Request) -> str | None:

@@ -42,6 +42,7 @@ class Channel:
         self, recorder: Recorder, *, limit: int, wake: Callable[[], None]
     ) -> None:
         self._recorder = recorder
+        recorder.on_drop = self._dropped
         self._limit = limit
         self._wake = wake
         self._work = OpenWork(limit)
@@ -93,16 +94,19 @@ class Channel:
         ):
             self._put_in_line(record)
             return
-        rollout = self._work.exchange_ends(record)
-        self._recorder.pass_by(record)
-        if not self._sender.send_exchange(record, rollout):
-            self._current = record
-            self.congested = True
-        elif self.blocked:
-            self.congested = True
-        elif record.end_ns >= self._look_at_ns:
-            self._look(record.end_ns, _AT_ONCE)
-        self._way.release()
+        try:
+            outlet = self._sender.outlet
+            rollout = self._work.exchange_ends(record)
+            self._recorder.pass_by(record)
+            if not self._sender.send_exchange(record, rollout):
+                self._current = record
+                self.congested = True
+            elif outlet is None or outlet.blocked:
+                self.congested = True
+            elif record.end_ns >= self._look_at_ns:
+                self._look(record.end_ns, _AT_ONCE)
+        finally:
+            self._way.release()
         if self.congested:
             self._wake()
 
@@ -207,15 +211,10 @@ class Channel:
             return
         self._work.record_comes(record)
         self._behind = True
-        waiting = len(recorder)
         recorder.put(record)
         if not self.congested:
             self._pump()
             self._behind = len(recorder) > 0
-        # The keeper may have taken one meanwhile: then nothing was dropped, and what
-        # is said of it is only said twice.
-        elif len(recorder) <= waiting:
-            self._dropped(record)
         self._work.record_is_through(record)
 
     def _pump(self) -> None:
@@ -275,7 +274,9 @@ class Channel:
         self._unsendable += number
         self._recorder.settle(dropped=number)
 
-    def _dropped(self, record: SpanRecord) -> None:
+    def _dropped(self, record: Record) -> None:
+        if not (self.congested and isinstance(record, RECORDS)):
+            return
         if self._abandoned:
             self._complaints.warn(
                 "telemetry was made before this process was forked and has no helper "

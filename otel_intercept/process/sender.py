@@ -28,6 +28,9 @@ from otel_intercept.translate.complaints import Complaints
 RECORDS: Final = (ExchangeEnded, RolloutStarted, RolloutEnded, FailureSeen)
 """What is told as a record, as opposed to what is open."""
 
+# An attribute of an enum class takes as long as a call.
+_EXCHANGE_ENDED: Final = Kind.EXCHANGE_ENDED
+
 _logger: Final = logging.getLogger("otel_intercept.process")
 
 
@@ -86,8 +89,7 @@ class Sender:
             message = to_done(record, ref.span_id)
         else:
             message = to_done(record, to_ref(ref))
-        counts = self._spans and ref.sampled
-        return self.send(Kind.EXCHANGE_ENDED, message, counts=counts)
+        return self.send(_EXCHANGE_ENDED, message, counts=self._spans and ref.sampled)
 
     def send_record(self, record: SpanRecord) -> bool:
         """Send a record; its rollout in full where this helper does not know it."""
@@ -131,10 +133,9 @@ class Sender:
             self._complaints.warn("a record could not be told to the helper")
             self.unsendable += counts
             return True
-        if not self.outlet.write(frame):
-            return False
-        self.sent += counts
-        return True
+        sent = self.outlet.write(frame)
+        self.sent += counts and sent
+        return sent
 
     def _rollout_of(self, ref: RolloutRef) -> WireRollout:
         rollout = self._work.rollouts.get(ref.span_id)

@@ -33,11 +33,11 @@ class Engine:
         environment = read_environment(configure.environ)
         if environment is None:
             raise ConfigurationError("telemetry is disabled")
-        logs = ExportLogs()
+        self._logs = ExportLogs()
         # Before the exporters are made, and for what they have made.
-        logs.install()
+        self._logs.install()
         parts = build_parts(environment)
-        logs.install()
+        self._logs.install()
         settings = dataclasses.replace(environment.settings, recorder="thread")
         self._recorder = MirrorRecorder(
             settings.queue_size, spans=parts.spans is not None
@@ -78,3 +78,6 @@ class Engine:
     def shutdown(self, timeout_s: float) -> None:
         """Export what can be in time, and settle the rest."""
         self._pipeline.shutdown(timeout_s)
+        # An export that was given up still runs, and may still log.
+        if self._pipeline.idle:
+            self._logs.remove()

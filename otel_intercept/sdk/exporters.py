@@ -9,15 +9,9 @@ import grpc
 from opentelemetry.exporter.otlp.proto.grpc._log_exporter import (
     OTLPLogExporter as GrpcLogExporter,
 )
-from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import (
-    OTLPMetricExporter as GrpcMetricExporter,
-)
 from opentelemetry.exporter.otlp.proto.http import Compression as HttpCompression
 from opentelemetry.exporter.otlp.proto.http._log_exporter import (
     OTLPLogExporter as HttpLogExporter,
-)
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import (
-    OTLPMetricExporter as HttpMetricExporter,
 )
 from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter, LogRecordExporter
 from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, MetricExporter
@@ -38,6 +32,7 @@ from otel_intercept.sdk.otlp_file import (
 )
 from otel_intercept.sdk.otlp_grpc import OtlpGrpcSpanExporter
 from otel_intercept.sdk.otlp_http import OtlpHttpSpanExporter
+from otel_intercept.sdk.otlp_metric_exporter import OtlpMetricExporter
 from otel_intercept.sdk.target import Target
 
 T = TypeVar("T")
@@ -142,16 +137,8 @@ def _http_spans(target: Target) -> SpanExporter:
 
 
 def _http_metrics(target: Target) -> MetricExporter:
-    session = ExportSession(target.headers)
-    exporter = HttpMetricExporter(
-        endpoint=target.endpoint,
-        headers=dict(target.headers),
-        timeout=target.timeout_s,
-        compression=HttpCompression(target.compression),
-        session=session,
-    )
-    _set_tls(session, target)
-    return exporter
+    sender = OtlpHttpSpanExporter(open_session(target), target, "metrics")
+    return OtlpMetricExporter(sender)
 
 
 def _http_logs(target: Target) -> LogRecordExporter:
@@ -181,14 +168,8 @@ def _grpc_spans(target: Target) -> SpanExporter:
 
 
 def _grpc_metrics(target: Target) -> MetricExporter:
-    return GrpcMetricExporter(
-        endpoint=target.endpoint,
-        insecure=not target.secure,
-        credentials=_credentials(target),
-        headers=_Headers(target.headers),
-        timeout=target.timeout_s,
-        compression=_grpc_compression(target),
-    )
+    sender = OtlpGrpcSpanExporter(_channel(target), target, "metrics")
+    return OtlpMetricExporter(sender)
 
 
 def _grpc_logs(target: Target) -> LogRecordExporter:

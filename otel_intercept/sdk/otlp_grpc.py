@@ -1,5 +1,6 @@
-"""Send encoded spans over OTLP/gRPC."""
+"""Send encoded spans or metrics over OTLP/gRPC."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import grpc
@@ -9,11 +10,15 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from otel_intercept.sdk.retry_info import retry_delay_s
-from otel_intercept.sdk.retrying import Attempt, Retries
+from otel_intercept.sdk.retrying import Attempt, Content, Retries
 from otel_intercept.sdk.target import Target
 from otel_intercept.translate.outlets import EncodedSpanExporter
 
-_METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+_PACKAGE: Final = "/opentelemetry.proto.collector"
+_METHODS: Final[Mapping[Content, str]] = {
+    "spans": f"{_PACKAGE}.trace.v1.TraceService/Export",
+    "metrics": f"{_PACKAGE}.metrics.v1.MetricsService/Export",
+}
 _AGAIN: Final = frozenset(
     {
         grpc.StatusCode.ABORTED,
@@ -33,15 +38,18 @@ class OtlpGrpcSpanExporter(EncodedSpanExporter):
     Args:
         channel: What to call over; closed by ``shutdown``.
         target: Which headers to send, and for how long to try.
+        what: What is in the requests: which service to call.
     """
 
-    def __init__(self, channel: grpc.Channel, target: Target) -> None:
+    def __init__(
+        self, channel: grpc.Channel, target: Target, what: Content = "spans"
+    ) -> None:
         self._channel = channel
         self._headers = target.headers or None
         self._export: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
-            _METHOD, _unchanged, _unchanged
+            _METHODS[what], _unchanged, _unchanged
         )
-        self._retries = Retries(target.timeout_s)
+        self._retries = Retries(target.timeout_s, what)
 
     def export_encoded(self, request: bytes) -> bool:
         """Send the request; True when it was taken whole. Never raises."""
@@ -80,6 +88,7 @@ def _unchanged(message: bytes) -> bytes:
 
 def _answered(answer: bytes) -> Attempt:
     try:
+        # Metrics have their count in the same field as traces.
         response = ExportTraceServiceResponse.FromString(answer)
     except DecodeError:
         return Attempt(taken=False, facts="no OTLP answer")

@@ -1,4 +1,4 @@
-"""Send encoded spans over OTLP/HTTP."""
+"""Send encoded spans or metrics over OTLP/HTTP."""
 
 import zlib
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from typing import Final
 import requests
 
 from otel_intercept.sdk.http_session import ExportSession, Prepared, kind_of
-from otel_intercept.sdk.retrying import Attempt, Retries
+from otel_intercept.sdk.retrying import Attempt, Content, Retries
 from otel_intercept.sdk.target import Target
 from otel_intercept.translate.outlets import EncodedSpanExporter
 from otel_intercept.translate.scope import SCOPE
@@ -40,9 +40,12 @@ class OtlpHttpSpanExporter(EncodedSpanExporter):
     Args:
         session: What to post with; closed by ``shutdown``.
         target: Where to, how to compress, and for how long to try.
+        what: What is in the requests, for the log.
     """
 
-    def __init__(self, session: ExportSession, target: Target) -> None:
+    def __init__(
+        self, session: ExportSession, target: Target, what: Content = "spans"
+    ) -> None:
         self._session = session
         self._endpoint = target.endpoint
         self._compress = _COMPRESS[target.compression]
@@ -53,7 +56,7 @@ class OtlpHttpSpanExporter(EncodedSpanExporter):
         if target.compression != "none":
             self._headers["content-encoding"] = target.compression
         self._prepared: Prepared | None = None
-        self._retries = Retries(target.timeout_s)
+        self._retries = Retries(target.timeout_s, what)
 
     def export_encoded(self, request: bytes) -> bool:
         """Post the request; True when it was taken whole. Never raises."""

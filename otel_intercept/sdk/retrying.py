@@ -5,7 +5,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from otel_intercept.translate.bounded import seconds_until
 from otel_intercept.translate.complaints import RepeatLimit
@@ -16,6 +16,9 @@ _LONGEST_PAUSE_S: Final = 5.0
 _RANDOM: Final = secrets.SystemRandom()
 
 _logger: Final = logging.getLogger("otel_intercept.sdk")
+
+
+Content: TypeAlias = Literal["spans", "metrics"]
 
 
 class Attempt(NamedTuple):
@@ -43,10 +46,12 @@ class Retries:
 
     Args:
         timeout_s: Seconds that one request may take with its repetitions.
+        what: What is in a request, for the log.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, what: Content = "spans") -> None:
         self._timeout_s = timeout_s
+        self._what = what
         self._limit = RepeatLimit()
         self._stopped = threading.Event()
 
@@ -67,9 +72,9 @@ class Retries:
                 wait_s = pause_s * _RANDOM.uniform(0.5, 1.5)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             if not came.again or wait_s >= seconds_until(deadline):
-                self._warn("spans were not exported (%s)", came.facts)
+                self._warn("%s were not exported (%s)", came.facts)
                 return False
-            self._warn("spans are not exported yet (%s)", came.facts)
+            self._warn("%s are not exported yet (%s)", came.facts)
             self._stopped.wait(wait_s)
         return False
 
@@ -79,4 +84,4 @@ class Retries:
 
     def _warn(self, message: str, facts: str) -> None:
         if self._limit.passes((message, facts)):
-            _logger.warning(message, facts)
+            _logger.warning(message, self._what, facts)
