@@ -16,8 +16,9 @@ def test_what_comes_first_goes_first(steps: list[str]) -> None:
 
     for number, step in enumerate(steps):
         if step == "add":
-            line.add((number, False))
-            model.append((number, False))
+            added = line.add((number, False), most=20)
+            assert added == (len(model) < 20)
+            model += [(number, False)] if added else []
         elif step == "urgent":
             line.add_urgent((number, True))
             model.append((number, True))
