@@ -35,7 +35,8 @@ def main() -> None:
     to = args.json or (None if args.quick else LATEST)
     kept = Results.load(to).tables if to is not None and to.exists() else {}
     results = Results(machine(), kept)
-    console = Console()
+    # A pipe has no width of its own, and the tables need this one.
+    console = Console(width=max(Console().width, 110))
     for section in asked:
         start = time.monotonic()
         try:

@@ -110,6 +110,8 @@ def _count(
             variant,
             f"--sink={sink.url}",
             f"--switch-interval={_SWITCH_INTERVAL_S}",
+            # Else a full collection falls into one load or thread by chance.
+            "--freeze",
         ],
         python=python,
         # Batches leave when they are full: the clock runs too fast in here.

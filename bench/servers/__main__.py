@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import signal
@@ -48,10 +49,14 @@ def open_site(variant: str, sink: str) -> AbstractContextManager[Site]:
             return ours.serve(variant, sink)
 
 
-async def _run(site: Site) -> None:
+async def _run(site: Site, *, freeze: bool) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    print(json.dumps({"port": await site.start()}), flush=True)
+    port = await site.start()
+    if freeze:
+        gc.collect()
+        gc.freeze()
+    print(json.dumps({"port": port}), flush=True)
     await stop.wait()
     await site.stop()
 
@@ -62,13 +67,16 @@ def main() -> None:
     parser.add_argument("variant")
     parser.add_argument("--sink", required=True, help="where telemetry is sent")
     parser.add_argument("--switch-interval", type=float, help="seconds")
+    parser.add_argument(
+        "--freeze", action="store_true", help="collect no garbage of the start"
+    )
     args = parser.parse_args()
     # A failing handler's traceback goes to the same place for everybody: nowhere.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL + 1)
     if args.switch_interval is not None:
         sys.setswitchinterval(args.switch_interval)
     with open_site(args.variant, args.sink) as site:
-        asyncio.run(_run(site))
+        asyncio.run(_run(site, freeze=args.freeze))
 
 
 if __name__ == "__main__":

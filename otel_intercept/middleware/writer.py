@@ -23,15 +23,11 @@ _COMMENT: Final = b":"
 _DRAIN_LIMIT: Final = 0x10000
 
 
-_write_headers: Final = StreamWriter.write_headers
-_write: Final = StreamWriter.write
-_write_eof: Final = StreamWriter.write_eof
-
-
 class ObservedWriter(StreamWriter):
     """A writer that reports what it has sent to an exchange.
 
-    The bytes and the exceptions stay as they are.
+    The bytes and the exceptions stay as they are. The base's methods are looked up at
+    each call, so that what others patch into them still runs.
 
     Attributes:
         exchange: What the answer is of.
@@ -43,7 +39,7 @@ class ObservedWriter(StreamWriter):
         """Write the headers, and report the status and what body they announce."""
         exchange = self.exchange
         try:
-            await _write_headers(self, status_line, headers)
+            await StreamWriter.write_headers(self, status_line, headers)
         except Exception as exc:
             exchange.write_failed(exc, phase=Phase.PREPARE)
             raise
@@ -66,7 +62,7 @@ class ObservedWriter(StreamWriter):
     ) -> None:
         """Write a part of the body, and report it."""
         try:
-            await _write(self, chunk, drain=drain, LIMIT=LIMIT)
+            await StreamWriter.write(self, chunk, drain=drain, LIMIT=LIMIT)
         except Exception as exc:
             comment = bytes(chunk[:1]) == _COMMENT
             phase = Phase.KEEPALIVE if comment else Phase.CHUNK
@@ -78,7 +74,7 @@ class ObservedWriter(StreamWriter):
         """Write the last part of the body, and report it and the end."""
         exchange = self.exchange
         try:
-            await _write_eof(self, chunk)
+            await StreamWriter.write_eof(self, chunk)
         except Exception as exc:
             exchange.write_failed(exc, phase=Phase.EOF)
             raise
