@@ -6,14 +6,16 @@ from typing import Final
 from otel_intercept import failure as failures
 from otel_intercept.dialect.genai import RequestFacts
 from otel_intercept.failure import Failure
-from otel_intercept.outcome import Cause
+from otel_intercept.outcome import NO_CAUSE, Cause, Facts, decide
 from otel_intercept.owner import Owner
 from otel_intercept.semconv import ExchangeOutcome, Phase
 from otel_intercept.shield import confess
+from otel_intercept.stream import StreamMeter
 from otel_intercept.trouble import Trouble, describe, fail_separately
 from otel_intercept.upstream import UpstreamCalls
 
 _AGENT_LOST: Final = frozenset({Cause.WRITE_FAILED, Cause.AGENT_LEFT})
+_RESPONSE_FUTURE: Final = Phase.RESPONSE_FUTURE
 _TAIL_NOISE_AFTER: Final = frozenset(
     {ExchangeOutcome.CANCELLED, ExchangeOutcome.CLEAN_STOP}
 )
@@ -61,10 +63,44 @@ class Causes(UpstreamCalls):
                 cause, failure, self._answer, final=final, now_ns=self._now_ns()
             )
 
+    def _conclude(self, *, ended: bool) -> ExchangeOutcome:
+        trouble = self._find_trouble()
+        body = self._body_facts(stream_asked=self._asked.stream)
+        if trouble.cause is NO_CAUSE:
+            trouble.stopped = self._owner.stopped
+        outcome = decide(
+            Facts(
+                trouble.cause,
+                trouble.begun,
+                self._answer,
+                *body,
+                ended=ended,
+                upstream_cancelled=self._upstream_cancelled,
+                stopped=trouble.stopped,
+            )
+        )
+        trouble.conclude(
+            outcome,
+            self._answer,
+            self._status,
+            unreadable=body.unreadable,
+            now_ns=self._now_ns(),
+        )
+        return outcome
+
+    def _error_frame_written(self, meter: StreamMeter) -> None:
+        trouble = self._trouble
+        if meter.error is None or (trouble and trouble.cause is not NO_CAUSE):
+            return
+        key = self._owner.fingerprint_key
+        self._note(Cause.ERROR_FRAME, failures.from_error_frame(*meter.error, key=key))
+
     def _upstream_ended(
         self, started: int, exc: BaseException | None, phase: Phase
     ) -> None:
         try:
+            if phase is _RESPONSE_FUTURE and len(self._pending) == 1:
+                self._pending = ()
             failed: Failure | None = None
             if exc is not None:
                 failed = self._upstream_raised(exc, phase)

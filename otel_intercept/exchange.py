@@ -8,14 +8,13 @@ from otel_intercept import failure as failures
 from otel_intercept.dialect import genai
 from otel_intercept.failure import Failure
 from otel_intercept.ids import new_span_id
-from otel_intercept.outcome import NO_ANSWER, NO_CAUSE, OK, Cause, Facts, decide
+from otel_intercept.outcome import NO_ANSWER, OK, Cause
 from otel_intercept.owner import Owner
 from otel_intercept.record import Attributes, ExchangeEnded, Request
 from otel_intercept.reports import Reports
 from otel_intercept.semconv import ExchangeOutcome, Phase
 from otel_intercept.shield import confess, shielded
 from otel_intercept.sse import Written
-from otel_intercept.stream import StreamMeter
 from otel_intercept.trouble import CAUSE_OF_PHASE, describe
 from otel_intercept.upstream import UpstreamCall, Watch
 
@@ -284,63 +283,35 @@ class Exchange(Reports):
         except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
             confess("Exchange.finish")
 
-    def _conclude(self, *, ended: bool) -> ExchangeOutcome:
-        trouble = self._find_trouble()
-        body = self._body_facts(stream_asked=self._asked.stream)
-        if trouble.cause is NO_CAUSE:
-            trouble.stopped = self._owner.stopped
-        outcome = decide(
-            Facts(
-                trouble.cause,
-                trouble.begun,
-                self._answer,
-                *body,
-                ended=ended,
-                upstream_cancelled=self._upstream_cancelled,
-                stopped=trouble.stopped,
-            )
-        )
-        trouble.conclude(
-            outcome,
-            self._answer,
-            self._status,
-            unreadable=body.unreadable,
-            now_ns=self._now_ns(),
-        )
-        return outcome
-
-    def _error_frame_written(self, meter: StreamMeter) -> None:
-        trouble = self._trouble
-        if meter.error is None or (trouble and trouble.cause is not NO_CAUSE):
-            return
-        key = self._owner.fingerprint_key
-        self._note(Cause.ERROR_FRAME, failures.from_error_frame(*meter.error, key=key))
-
     def _record(self, outcome: ExchangeOutcome) -> ExchangeEnded:
         request, asked = self.request, self._asked
         trouble, meter = self._trouble, self._meter
-        # By place: by name, a tuple of this length takes three times as long.
-        return ExchangeEnded(
-            self._owner.ref,
-            self.span_id,
-            self.index,
-            self._start_ns,
-            self._now_ns(),
-            request.method,
-            request.route,
-            request.scheme,
-            request.dialect,
-            self._streamed,
-            self._status,
-            outcome,
-            None if trouble is None else trouble.failure,
-            None if trouble is None else trouble.failure_ns,
-            request.retry_count,
-            request.link,
-            None if meter is None else meter.facts(),
-            asked.model,
-            asked.attributes,
-            self._response or (() if meter is None else meter.response),
-            self._waits,
-            trouble is not None and trouble.replayed,
+        # Past the named tuple's own function, which takes as long again; by name, a
+        # tuple of this length takes six times as long.
+        return tuple.__new__(
+            ExchangeEnded,
+            (
+                self._owner.ref,
+                self.span_id,
+                self.index,
+                self._start_ns,
+                self._now_ns(),
+                request.method,
+                request.route,
+                request.scheme,
+                request.dialect,
+                self._streamed,
+                self._status,
+                outcome,
+                None if trouble is None else trouble.failure,
+                None if trouble is None else trouble.failure_ns,
+                request.retry_count,
+                request.link,
+                None if meter is None else meter.facts(),
+                asked.model,
+                asked.attributes,
+                self._response or (() if meter is None else meter.response),
+                self._waits,
+                trouble is not None and trouble.replayed,
+            ),
         )

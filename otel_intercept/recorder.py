@@ -201,7 +201,8 @@ class Recorder:
             # Nearly all are, so they are not asked what else they might be.
             if self._spans and record.rollout.sampled:
                 self._ended += 1
-            self._append(record)
+            if self._closed or not self._waiting.add(record, most=self._queue_size):
+                self._drop(record)
         elif isinstance(record, ExchangeRejected):
             # It has nothing but its count, so a flood of these takes no room.
             self._count(record)
@@ -260,7 +261,8 @@ class Recorder:
             self._ended += 1
         if isinstance(record, RolloutStarted):
             self.reopen(record.rollout)
-            self._append(record)
+            if self._closed or not self._waiting.add(record, most=self._queue_size):
+                self._drop(record)
             return
         places = self._queue_size + self._queue_size // _RESERVE_DIVISOR
         if isinstance(record, RolloutEnded):
@@ -271,12 +273,6 @@ class Recorder:
             self._drop(record)
         else:
             self._waiting.add_urgent(record)
-
-    def _append(self, record: Record) -> None:
-        if len(self._waiting) < self._queue_size and not self._closed:
-            self._waiting.add(record)
-        else:
-            self._drop(record)
 
     def _make_room(self) -> bool:
         oldest = self._waiting.push_out()

@@ -25,10 +25,13 @@ class Waiting(Generic[T]):
     def __len__(self) -> int:
         return len(self._ordinary) + len(self._urgent)
 
-    def add(self, one: T) -> None:
-        """Add an ordinary one."""
+    def add(self, one: T, *, most: int) -> bool:
+        """Add an ordinary one, unless so many wait; tell whether it was added."""
+        if len(self._ordinary) + len(self._urgent) >= most:
+            return False
         self._added += 1
         self._ordinary.append(one)
+        return True
 
     def add_urgent(self, one: T) -> None:
         """Add one that cannot be pushed out."""

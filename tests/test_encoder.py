@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -60,7 +60,12 @@ from tests.samples import (
 
 RESOURCE = Resource({"service.name": "s"})
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=256)
+# On a busy machine neither drawing nor encoding keeps to a time.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | (
+    st.sampled_from(["", "x" * 127, "x" * 128, "x" * 256, "ü" * 64, "\N{SNAKE}" * 256])
+)
 values = st.one_of(
     texts,
     st.booleans(),
@@ -113,6 +118,7 @@ def decoded(request: bytes) -> ExportTraceServiceRequest:
 ENCODER = SpanEncoder(RESOURCE, SCOPE, Guard())
 
 
+@patient
 @given(st.lists(spans(), min_size=1, max_size=4))
 def test_a_request_is_what_the_official_encoder_makes(drawn: list[Span]) -> None:
     """Decoded, both requests are equal, over every type and extreme of a span."""
@@ -122,6 +128,7 @@ def test_a_request_is_what_the_official_encoder_makes(drawn: list[Span]) -> None
     assert decoded(request) == encode_spans(official)
 
 
+@patient
 @given(values, values)
 def test_every_value_is_written_in_the_shortest_way(
     first: AttributeValue, second: AttributeValue
@@ -259,6 +266,7 @@ records = exchanges | st.one_of(
 FACTORY = SpanFactory(ENCODER)
 
 
+@patient
 @given(records)
 def test_every_record_leaves_as_the_sdk_would_send_it(record: Record) -> None:
     """The way from record to bytes and the way over the SDK's spans end the same."""
@@ -286,6 +294,7 @@ hostile = st.one_of(
 )
 
 
+@patient
 @given(
     st.dictionaries(st.sampled_from([*keys, "other"]), hostile),
     st.sampled_from([0, 1, 2**64]),
@@ -306,6 +315,45 @@ def test_both_ways_out_hold_the_same_back_and_count_it_the_same(
     assert bool(safe) == bool(sent.resource_spans[0].scope_spans[0].spans)
     if safe:
         assert by_key(sent) == by_key(encode_spans(safe))
+
+
+BROKEN = {
+    "long-name": exchange(model="x" * 300, waits=(wait(),)),
+    "name-that-is-no-text": exchange(model="\ud800", waits=(wait(),)),
+    "no-root": exchange(rollout_ref(span_id=0), waits=(wait(),)),
+    "no-trace": exchange(rollout_ref(trace_id=0)),
+    "huge-trace": exchange(rollout_ref(trace_id=2**128)),
+    "no-parent": ended(rollout_ref(parent_span_id=0)),
+    "no-link": exchange(link=(0, 5)),
+    "no-linked-span": exchange(link=(5, 0)),
+    "huge-link": exchange(link=(2**128, 5)),
+    "event": exchange(failed=failure(exception_type="\ud800" + "x")),
+    "long-event": exchange(failed=failure(exception_type="x" * 300)),
+}
+
+
+@pytest.mark.parametrize("record", BROKEN.values(), ids=BROKEN)
+def test_both_ways_out_mend_a_record_in_the_same_way(record: Record) -> None:
+    """Names, ids, links and events are checked as strictly as on the SDK's spans."""
+    old, new = Guard(), Guard()
+    translator = Translator(RESOURCE, None, None, new, readable=False)
+
+    sent = decoded(translator.request_of(translator.spans_of(record)[0]))
+
+    safe = old.spans(ReadableSpans(RESOURCE, SCOPE).spans_of(record))
+    assert new.dropped == old.dropped
+    if safe:
+        assert by_key(sent) == by_key(encode_spans(safe))
+    else:
+        assert not sent.resource_spans[0].scope_spans[0].spans
+
+
+def test_the_encoder_keeps_no_text_that_is_longer_than_allowed() -> None:
+    """What has to be cut is not taken as it is, and so is never kept uncut."""
+    encoder = SpanEncoder(RESOURCE, SCOPE, Guard())
+
+    with pytest.raises(NotAllowed):
+        encoder.attributes(((semconv.ROLLOUT_ID, "x" * 257),))
 
 
 def test_a_time_that_is_none_spoils_its_own_record_only(

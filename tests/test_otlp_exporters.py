@@ -13,6 +13,10 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExportResult
 
@@ -151,6 +155,23 @@ def test_what_is_refused_for_good_is_sent_once(
 ) -> None:
     """An answer that will not change is not asked for again."""
     with collector(answer) as server, exporter_to(server, protocol) as exporter:
+        taken = exporter.export_encoded(REQUEST)
+
+    assert not taken
+    assert server.count("traces") == 1
+
+
+@pytest.mark.parametrize(("collector", "protocol"), COLLECTORS)
+def test_a_part_that_is_rejected_makes_a_failure(
+    collector: type[Collector], protocol: str
+) -> None:
+    """A collector that takes all but one span has not taken the request."""
+    partial = ExportTracePartialSuccess(rejected_spans=1, error_message="sk-canary")
+    answer = ExportTraceServiceResponse(partial_success=partial).SerializeToString()
+    with (
+        collector(Answer(body=answer)) as server,
+        exporter_to(server, protocol) as exporter,
+    ):
         taken = exporter.export_encoded(REQUEST)
 
     assert not taken

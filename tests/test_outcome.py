@@ -210,3 +210,18 @@ def test_state_error_and_span_status_follow_the_outcome(
 def test_429_counts_as_a_failing_upstream(status: int, expected: Answer) -> None:
     """A 429 is sorted with the 5xx, every other 4xx is a refusal."""
     assert answer_of(status) is expected
+
+
+def test_a_plainly_good_answer_is_ok_whatever_else_is_known() -> None:
+    """What the exchange does not ask the table for, the table says too."""
+    plainly_good = [
+        facts
+        for facts in every_fact()
+        if facts.cause is Cause.NONE
+        and facts.answer is Answer.GOOD
+        and facts.ended
+        and not (facts.event_stream or facts.unreadable or facts.error_frame)
+    ]
+
+    assert plainly_good
+    assert {decide(facts) for facts in plainly_good} == {ExchangeOutcome.OK}

@@ -397,3 +397,34 @@ def test_the_balance_holds_in_every_glimpse_of_another_thread() -> None:
 def _as_exchange(record: Record) -> RolloutStarted:
     assert not isinstance(record, RolloutEnded | ExchangeRejected)
     return RolloutStarted(record.rollout, record.span_id)
+
+
+def test_failures_never_take_the_places_of_roots() -> None:
+    """However many failures wait, the end of every open rollout still fits."""
+    recorder = Recorder(queue_size=8)
+    for number in range(20):
+        put(recorder, started(rollout_ref(span_id=number + 1)))
+    for _ in range(100):
+        put(recorder, failed_exchange())
+
+    for number in range(20):
+        put(recorder, ended(rollout_ref(span_id=number + 1)))
+
+    waiting = recorder.take(1000)
+    assert sum(isinstance(record, RolloutEnded) for record in waiting) == 20
+    assert recorder.balance().dropped == 140 - len(waiting)
+
+
+def test_an_ordinary_record_gives_way_to_a_failure() -> None:
+    """Where the reserve is used up, the oldest ordinary record is dropped instead."""
+    recorder = Recorder(queue_size=8)
+    record_exchanges(recorder, 8)
+    dropped: list[Record] = []
+    recorder.on_drop = dropped.append
+
+    for _ in range(4):
+        put(recorder, failed_exchange())
+
+    assert [record.span_id for record in map(_as_exchange, dropped)] == [1, 2]
+    assert len(recorder) == 10
+    assert recorder.balance().dropped == 2

@@ -255,3 +255,18 @@ def test_a_file_beside_has_what_hangs_and_what_waits(tmp_path: Path) -> None:
     assert len({span.span_id for span in read_spans(path)}) == 60
     assert len(list(read_spans(path))) == 60
     assert balance.failed + balance.dropped == 60
+
+
+def test_what_a_file_refuses_is_not_exported() -> None:
+    """A batch that the collector took and a full disk did not has failed."""
+    with HttpCollector() as server:
+        environ = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": server.url,
+            "OTEL_INTERCEPT_FILE": "/dev/full",
+            "OTEL_METRICS_EXPORTER": "none",
+        }
+        with configure(environ) as telemetry:
+            record_exchanges(telemetry, 3)
+
+    assert telemetry.balance() == Balance(3, 3, 0, 0, 3, 0, 0)
+    assert len(server.spans()) == 3

@@ -326,6 +326,20 @@ def test_a_failed_wait_is_an_error_and_the_last_good_one_has_the_answer() -> Non
     ]
 
 
+def test_of_two_good_waits_the_last_one_has_the_answer() -> None:
+    """An answer is said once, on the call that it came from."""
+    record = exchange(
+        response=((semconv.GEN_AI_USAGE_OUTPUT_TOKENS, 7),),
+        waits=(wait(span_id=1), wait(span_id=2)),
+    )
+
+    clients = FACTORY.spans_of(record)[1:]
+
+    assert [
+        semconv.GEN_AI_USAGE_OUTPUT_TOKENS in attributes(span) for span in clients
+    ] == [False, True]
+
+
 def test_without_a_wait_the_model_attributes_stand_on_the_exchange() -> None:
     """An exchange whose upstream call nobody saw still says which model it was for."""
     record = exchange(response=((semconv.GEN_AI_USAGE_INPUT_TOKENS, 3),))

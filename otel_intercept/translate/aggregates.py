@@ -12,20 +12,18 @@ from otel_intercept.record import ExchangeEnded, FailureSeen, Record, RolloutEnd
 from otel_intercept.recorder import CounterKey, counter_keys
 from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.interval import Interval, Measurement
-from otel_intercept.translate.measurements import counted, measured, not_negative
+from otel_intercept.translate.measurements import Alike, seconds_between
 from otel_intercept.translate.model_label import ModelLabel
 from otel_intercept.translate.possible import possible_counters
 
 Exemplars: TypeAlias = Literal["sampled", "all", "none"]
 """Which measurements are exemplars: those of sampled rollouts, all, or none."""
 
-_BATCH: Final = 128
+_BATCH: Final = 64
 """Records that wait to be added up together: a fraction of a millisecond's work."""
 
 _kind_of: Final = attrgetter("outcome", "dialect", "stream", "model", "rollout.sampled")
 """What exchanges have in common that add to the same series."""
-
-_NS_PER_S: Final = 1_000_000_000
 
 _logger: Final = logging.getLogger("otel_intercept.translate")
 
@@ -102,8 +100,8 @@ class Aggregates:
     def _add_exchanges(self, alike: list[ExchangeEnded]) -> bool:
         """Add up exchanges of a kind. False, and nothing is added, if one is bad."""
         try:
-            values = list(measured(alike, self._model_label(alike[0].model)))
-            counts = list(counted(alike))
+            read = Alike(alike, self._model_label(alike[0].model))
+            values, counts = list(read.measured()), list(read.counted())
         except Exception:  # noqa: BLE001 - one bad record must not stop the others
             return False
         marked = self._are_exemplars(alike[0])
@@ -129,10 +127,10 @@ class Aggregates:
             for key in counter_keys(record):
                 self._interval.count(key).add(1, marked)
             if isinstance(record, RolloutEnded):
-                duration = (record.end_ns - record.rollout.start_ns) / _NS_PER_S
+                took_s = seconds_between([record.rollout.start_ns], [record.end_ns])
                 self._interval.distribution(
                     semconv.ROLLOUT_DURATION, (record.outcome.value,)
-                ).add(not_negative([duration]), None if marked is None else [record])
+                ).add(took_s, None if marked is None else [record])
         except Exception:  # noqa: BLE001 - one bad record must not stop the others
             self._complain()
 

@@ -102,7 +102,7 @@ class Distribution:
         """
         bounds, number = self._bounds, len(values)
         order = sorted(range(number), key=values.__getitem__)
-        ascending = [values[index] for index in order]
+        ascending = list(map(values.__getitem__, order))
         self.sum = sum(values, self.sum)
         self.smallest = min(self.smallest, ascending[0])
         self.largest = max(self.largest, ascending[-1])

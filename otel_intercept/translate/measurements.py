@@ -1,17 +1,35 @@
-"""Read what exchanges that ended alike have measured, before it is added up."""
+"""Read what exchanges that ended alike have measured, before it is added up.
+
+The hot part of metrics: it works on columns, since a loop over records costs more.
+"""
 
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from itertools import chain
+from operator import itemgetter, sub
+from typing import Final, NamedTuple, TypeAlias
 
 from otel_intercept import dialect, semconv
-from otel_intercept.record import ExchangeEnded
+from otel_intercept.failure import Failure
+from otel_intercept.record import (
+    Attributes,
+    AttributeValue,
+    ExchangeEnded,
+    StreamFacts,
+    UpstreamWait,
+)
 from otel_intercept.recorder import CounterKey, counter_keys, keepalives_of
-from otel_intercept.semconv import Dialect, Instrument
+from otel_intercept.semconv import ErrorType, Instrument
 from otel_intercept.translate.interval import LabelValues
 
 _NS_PER_S: Final = 1_000_000_000
-_INPUT: Final = semconv.GEN_AI_USAGE_INPUT_TOKENS
-_OUTPUT: Final = semconv.GEN_AI_USAGE_OUTPUT_TOKENS
+_USAGE: Final = {
+    semconv.GEN_AI_USAGE_INPUT_TOKENS: "input",
+    semconv.GEN_AI_USAGE_OUTPUT_TOKENS: "output",
+}
+
+
+_Usage: TypeAlias = tuple[str, Sequence[AttributeValue], Sequence[ExchangeEnded]]
+"""An attribute, its values, and the exchange that each is from."""
 
 
 class Measured(NamedTuple):
@@ -19,8 +37,8 @@ class Measured(NamedTuple):
 
     instrument: Instrument
     labels: LabelValues
-    values: list[float]
-    records: list[ExchangeEnded]
+    values: Sequence[float]
+    records: Sequence[ExchangeEnded]
 
 
 class Counted(NamedTuple):
@@ -31,82 +49,152 @@ class Counted(NamedTuple):
     record: ExchangeEnded
 
 
-def measured(alike: list[ExchangeEnded], model: str) -> Iterator[Measured]:
-    """Yield the values of some exchanges, at least one for each series.
+class Alike:
+    """Exchanges of one outcome, dialect, stream and model.
 
     Args:
-        alike: Exchanges of one outcome, dialect, stream and model, at least one.
+        records: The exchanges, at least one, oldest first.
         model: The label of their model.
+
+    Raises:
+        ValueError: One is not a whole record.
     """
-    first = alike[0]
-    took_s = [(each.end_ns - each.start_ns) / _NS_PER_S for each in alike]
-    ended = (first.outcome.value, first.dialect.value, first.stream, model)
-    yield Measured(semconv.EXCHANGE_DURATION, ended, not_negative(took_s), alike)
-    yield from _waits(alike, (first.dialect.value, model))
-    yield from _tokens(alike, first.dialect, model)
-    if first.facts is not None or first.stream:
-        yield from _streams(alike, (first.dialect.value, model))
 
+    def __init__(self, records: list[ExchangeEnded], model: str) -> None:
+        self._records = records
+        self._model = model
+        self._columns = _Columns(*zip(*map(_columns_of, records), strict=True))
+        self._line = (records[0].dialect.value, model)
 
-def counted(alike: Sequence[ExchangeEnded]) -> Iterator[Counted]:
-    """Yield what exchanges count besides themselves: failures, repeats, keepalives."""
-    for record in alike:
-        if record.failure is not None or record.replayed:
-            # The first counts the exchange.
-            for key in counter_keys(record)[1:]:
-                yield Counted(key, 1, record)
-        if record.facts is not None and record.facts.keepalives:
-            written = keepalives_of(record)
-            if written is not None:
-                yield Counted(*written, record)
-
-
-def not_negative(durations: list[float]) -> list[float]:
-    """Return the durations, with 0 where the clock was set back in the middle."""
-    if min(durations) >= 0:
-        return durations
-    return [max(duration, 0.0) for duration in durations]
-
-
-def _waits(alike: list[ExchangeEnded], line: tuple[str, str]) -> Iterator[Measured]:
-    waits = [(wait, each) for each in alike for wait in each.waits]
-    # Nearly always one: all went well.
-    for error_type in {wait.error_type for wait, _ in waits}:
-        ended = [pair for pair in waits if pair[0].error_type is error_type]
+    def measured(self) -> Iterator[Measured]:
+        """Yield the values, at least one for each series."""
+        first, columns = self._records[0], self._columns
         yield Measured(
-            semconv.UPSTREAM_DURATION,
-            (*line, None if error_type is None else error_type.value),
-            not_negative(
-                [(wait.end_ns - wait.start_ns) / _NS_PER_S for wait, _ in ended]
-            ),
-            [each for _, each in ended],
+            semconv.EXCHANGE_DURATION,
+            (first.outcome.value, first.dialect.value, first.stream, self._model),
+            seconds_between(columns.start_ns, columns.end_ns),
+            self._records,
         )
+        yield from self._waits()
+        yield from self._tokens()
+        if any(columns.facts):
+            yield from self._streams()
 
+    def counted(self) -> Iterator[Counted]:
+        """Yield what they count besides themselves: failures, repeats, keepalives."""
+        columns = self._columns
+        if any(columns.failure) or any(columns.replayed):
+            for record in self._records:
+                # The first counts the exchange.
+                for key in counter_keys(record)[1:]:
+                    yield Counted(key, 1, record)
+        if any(columns.facts):
+            for record in self._records:
+                if (written := keepalives_of(record)) is not None:
+                    yield Counted(*written, record)
 
-def _streams(alike: list[ExchangeEnded], line: tuple[str, str]) -> Iterator[Measured]:
-    streams = [
-        (facts.time_to_first_chunk_s, facts.max_gap_s, each)
-        for each in alike
-        if (facts := each.facts) and facts.time_to_first_chunk_s is not None
-    ]
-    if streams:
-        first_chunks, gaps, records = map(list, zip(*streams, strict=True))
-        yield Measured(semconv.TIME_TO_FIRST_CHUNK, line, first_chunks, records)
-        yield Measured(semconv.MAX_GAP, line, gaps, records)
+    def _waits(self) -> Iterator[Measured]:
+        columns, records = self._columns.waits, self._records
+        waits = list(chain.from_iterable(columns))
+        if not waits:
+            return
+        # Nearly always each has one, and it went well.
+        if len(waits) != len(records) or not all(columns):
+            records = [
+                record
+                for record, each in zip(records, columns, strict=True)
+                for _ in each
+            ]
+        ended = _Waits(*zip(*waits, strict=True))
+        seconds = seconds_between(ended.start_ns, ended.end_ns)
+        if not any(ended.error_type):
+            yield Measured(
+                semconv.UPSTREAM_DURATION, (*self._line, None), seconds, records
+            )
+            return
+        for error in dict.fromkeys(ended.error_type):
+            chosen = [at for at, each in enumerate(ended.error_type) if each is error]
+            yield Measured(
+                semconv.UPSTREAM_DURATION,
+                (*self._line, None if error is None else error.value),
+                [seconds[at] for at in chosen],
+                [records[at] for at in chosen],
+            )
 
+    def _tokens(self) -> Iterator[Measured]:
+        shape = self._records[0].dialect
+        api = (dialect.operation_of(shape), dialect.provider_of(shape))
+        for key, values, records in self._usages():
+            labels = (*api, _USAGE[key], self._model)
+            numbers = [each for each in values if type(each) is int and each >= 0]
+            if len(numbers) < len(values):
+                records = [
+                    record
+                    for value, record in zip(values, records, strict=True)
+                    if type(value) is int and value >= 0
+                ]
+            if numbers:
+                yield Measured(semconv.TOKEN_USAGE, labels, numbers, records)
 
-def _tokens(
-    alike: list[ExchangeEnded], shape: Dialect, model: str
-) -> Iterator[Measured]:
-    usage = (dialect.operation_of(shape), dialect.provider_of(shape))
-    for attribute, token_type in ((_INPUT, "input"), (_OUTPUT, "output")):
-        pairs = [
-            (value, each)
-            for each in alike
-            for key, value in each.response
-            if key == attribute and type(value) is int and value >= 0
+    def _usages(self) -> Iterator[_Usage]:
+        records, responses = self._records, self._columns.response
+        if len(set(map(len, responses))) == 1:
+            columns = [
+                tuple(zip(*column, strict=True))
+                for column in zip(*responses, strict=True)
+            ]
+            # Exchanges of one kind nearly always know the same of their answers.
+            if all(len(set(keys)) == 1 for keys, _ in columns):
+                for keys, values in columns:
+                    if keys[0] in _USAGE:
+                        yield keys[0], values, records
+                return
+        for usage in _USAGE:
+            pairs = [
+                (value, record)
+                for record, response in zip(records, responses, strict=True)
+                for key, value in response
+                if key == usage
+            ]
+            if pairs:
+                values, chosen = zip(*pairs, strict=True)
+                yield usage, values, chosen
+
+    def _streams(self) -> Iterator[Measured]:
+        streams = [
+            (facts.time_to_first_chunk_s, facts.max_gap_s, record)
+            for record, facts in zip(self._records, self._columns.facts, strict=True)
+            if facts is not None and facts.time_to_first_chunk_s is not None
         ]
-        if pairs:
-            values, records = map(list, zip(*pairs, strict=True))
-            labels = (*usage, token_type, model)
-            yield Measured(semconv.TOKEN_USAGE, labels, values, records)
+        if streams:
+            first, gaps, records = map(list, zip(*streams, strict=True))
+            yield Measured(semconv.TIME_TO_FIRST_CHUNK, self._line, first, records)
+            yield Measured(semconv.MAX_GAP, self._line, gaps, records)
+
+
+def seconds_between(starts_ns: Sequence[int], ends_ns: Sequence[int]) -> list[float]:
+    """Return each duration in seconds; 0 where the clock was set back in the middle."""
+    seconds = [took_ns / _NS_PER_S for took_ns in map(sub, ends_ns, starts_ns)]
+    if min(seconds) >= 0:
+        return seconds
+    return [max(each, 0.0) for each in seconds]
+
+
+class _Columns(NamedTuple):
+    start_ns: tuple[int, ...]
+    end_ns: tuple[int, ...]
+    waits: tuple[tuple[UpstreamWait, ...], ...]
+    response: tuple[Attributes, ...]
+    facts: tuple[StreamFacts | None, ...]
+    failure: tuple[Failure | None, ...]
+    replayed: tuple[bool, ...]
+
+
+class _Waits(NamedTuple):
+    span_id: tuple[int, ...]
+    start_ns: tuple[int, ...]
+    end_ns: tuple[int, ...]
+    error_type: tuple[ErrorType | None, ...]
+
+
+_columns_of: Final = itemgetter(*map(ExchangeEnded._fields.index, _Columns._fields))
