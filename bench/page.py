@@ -24,7 +24,13 @@ def written(page: str, results: Results) -> str:
     _, _, after = rest.partition(_END)
     tables = "\n\n".join(markdown(one) for one in results.tables.values())
     machine = ", ".join(f"{name} {what}" for name, what in results.machine.items())
-    return f"{before}{_BEGIN}\nMeasured on: {machine}.\n\n{tables}\n\n{_END}{after}"
+    images = "\n".join(
+        f"![{path.stem.replace('-', ' ')}](images/{path.name})"
+        for path in charts(results)
+    )
+    parts = (f"Measured on: {machine}.", images, tables)
+    figures = "\n\n".join(part for part in parts if part)
+    return f"{before}{_BEGIN}\n{figures}\n\n{_END}{after}"
 
 
 def charts(results: Results) -> dict[Path, str]:
