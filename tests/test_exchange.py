@@ -475,7 +475,8 @@ def test_a_call_that_others_timed_is_a_wait_from_its_own_start(
     assert exchange.called_upstream
     assert exchange.outcome is ExchangeOutcome.OK
     assert chat.start_time == started_ns
-    assert (chat.end_time or 0) >= started_ns + 5_000_000_000
+    # Two clocks are read one after the other, and a busy machine may pause between.
+    assert abs((chat.end_time or 0) - started_ns - 5_000_000_000) < 1_000_000_000
 
 
 @pytest.mark.parametrize(
