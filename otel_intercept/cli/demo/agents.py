@@ -21,6 +21,7 @@ from otel_intercept.cli.demo.dialogues import (
 )
 from otel_intercept.cli.demo.faults import Fault
 from otel_intercept.cli.demo.scenario import Scenario, Turn
+from otel_intercept.cli.demo.tasks import cancel
 from otel_intercept.semconv import Dialect
 
 
@@ -130,6 +131,4 @@ async def _leave(dialogue: Dialogue, turn: Turn, cues: Cues) -> None:
     asking = asyncio.create_task(dialogue.ask(turn))
     await cues.arrived.wait()
     # Cancelling closes the socket, as killing the agent's process would.
-    asking.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await asking
+    await cancel(asking)

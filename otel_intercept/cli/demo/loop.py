@@ -5,7 +5,6 @@ answer back. It learns that a rollout has failed from ``state["error"]`` alone.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Coroutine
 from typing import Final, NamedTuple, Protocol, TypeVar
 
@@ -15,6 +14,7 @@ from otel_intercept.cli.demo.faults import Fault
 from otel_intercept.cli.demo.model_calls import LIVE_PROTOCOLS, ModelCalls
 from otel_intercept.cli.demo.plan import Planned
 from otel_intercept.cli.demo.scenario import Host, Scenario, Turn
+from otel_intercept.cli.demo.tasks import cancel
 from otel_intercept.semconv import RolloutOutcome
 from otel_intercept.server import (
     Intercept,
@@ -226,6 +226,4 @@ async def _tear_down(job: Job, intercept: Intercept) -> None:
     rollout_id = intercept["rollout_id"]
     job.registry.close(rollout_id, outcome=RolloutOutcome.CANCELLED)
     job.server.unregister_rollout(rollout_id)
-    calling.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await calling
+    await cancel(calling)
