@@ -1,4 +1,4 @@
-"""Build the SDK's exporters from what was read, not from ``os.environ``."""
+"""Build exporters from what was read, not from ``os.environ``."""
 
 import sys
 from collections.abc import Callable
@@ -30,8 +30,8 @@ from otel_intercept.sdk.otlp_file import (
     OtlpFileMetricExporter,
     OtlpFileSpanExporter,
 )
-from otel_intercept.sdk.otlp_grpc import OtlpGrpcSpanExporter
-from otel_intercept.sdk.otlp_http import OtlpHttpSpanExporter
+from otel_intercept.sdk.otlp_grpc import OtlpGrpcExporter
+from otel_intercept.sdk.otlp_http import OtlpHttpExporter
 from otel_intercept.sdk.otlp_metric_exporter import OtlpMetricExporter
 from otel_intercept.sdk.target import Target
 
@@ -133,11 +133,11 @@ def build_log_exporter(outputs: Outputs) -> LogRecordExporter | None:
 
 
 def _http_spans(target: Target) -> SpanExporter:
-    return OtlpHttpSpanExporter(open_session(target), target)
+    return OtlpHttpExporter(open_session(target), target)
 
 
 def _http_metrics(target: Target) -> MetricExporter:
-    sender = OtlpHttpSpanExporter(open_session(target), target, "metrics")
+    sender = OtlpHttpExporter(open_session(target), target, "metrics")
     return OtlpMetricExporter(sender)
 
 
@@ -164,11 +164,11 @@ def _set_tls(session: ExportSession, target: Target) -> None:
 
 
 def _grpc_spans(target: Target) -> SpanExporter:
-    return OtlpGrpcSpanExporter(_channel(target), target)
+    return OtlpGrpcExporter(_channel(target), target)
 
 
 def _grpc_metrics(target: Target) -> MetricExporter:
-    sender = OtlpGrpcSpanExporter(_channel(target), target, "metrics")
+    sender = OtlpGrpcExporter(_channel(target), target, "metrics")
     return OtlpMetricExporter(sender)
 
 

@@ -32,7 +32,7 @@ _AGAIN: Final = frozenset(
 _DETAILS: Final = "grpc-status-details-bin"
 
 
-class OtlpGrpcSpanExporter(EncodedSpanExporter):
+class OtlpGrpcExporter(EncodedSpanExporter):
     """Calls one collector with each request, and repeats it as OTLP says.
 
     Args:

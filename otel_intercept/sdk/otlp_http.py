@@ -34,7 +34,7 @@ _COMPRESS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
 }
 
 
-class OtlpHttpSpanExporter(EncodedSpanExporter):
+class OtlpHttpExporter(EncodedSpanExporter):
     """Posts each request to one endpoint, and repeats it as OTLP says.
 
     Args:
