@@ -128,7 +128,7 @@ class Recorder:
 
     def __init__(self, queue_size: int, *, spans: bool = True) -> None:
         self.on_drop: Callable[[Record], None] | None = None
-        self._waiting: Waiting[Record] = Waiting()
+        self._waiting: Waiting[SpanRecord] = Waiting()
         self._queue_size = queue_size
         self._spans = spans
         self._tally: dict[CounterKey, int] = {}
@@ -217,7 +217,7 @@ class Recorder:
         if self._spans and exchange.rollout.sampled:
             self._ended += 1
 
-    def take(self, limit: int) -> list[Record]:
+    def take(self, limit: int) -> list[SpanRecord]:
         """Remove and return at most ``limit`` records, oldest first."""
         return self._waiting.take(limit)
 

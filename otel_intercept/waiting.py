@@ -1,6 +1,8 @@
 """A line, first in, first out, in which ordinary ones can be made to leave."""
 
+import contextlib
 from collections import deque
+from itertools import repeat, starmap
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -49,11 +51,20 @@ class Waiting(Generic[T]):
     def take(self, limit: int) -> list[T]:
         """Remove and return at most so many, those that came first first."""
         taken: list[T] = []
-        try:
-            while len(taken) < limit:
-                taken.append(self._take())
-        except IndexError:
-            pass
+        while len(taken) < limit:
+            # Asked first: what is added from now on comes behind all of these.
+            number = min(len(self._ordinary), limit - len(taken))
+            if self._urgent:
+                before, one = self._urgent[0]
+                ahead = before - self._taken - self._pushed_out
+                if ahead <= 0 or not self._ordinary:
+                    self._urgent.popleft()
+                    taken.append(one)
+                    continue
+                number = min(number, ahead)
+            elif not number:
+                break
+            self._take_ordinary(number, taken)
         return taken
 
     def clear(self) -> None:
@@ -61,12 +72,10 @@ class Waiting(Generic[T]):
         self._ordinary.clear()
         self._urgent.clear()
 
-    def _take(self) -> T:
-        if self._urgent:
-            before, one = self._urgent[0]
-            if before <= self._taken + self._pushed_out or not self._ordinary:
-                self._urgent.popleft()
-                return one
-        one = self._ordinary.popleft()
-        self._taken += 1
-        return one
+    def _take_ordinary(self, number: int, taken: list[T]) -> None:
+        known = len(taken)
+        # What came before an error stays in the list; no bytecode runs for each.
+        with contextlib.suppress(IndexError):
+            # The other thread may have pushed some of them out.
+            taken.extend(starmap(self._ordinary.popleft, repeat((), number)))
+        self._taken += len(taken) - known

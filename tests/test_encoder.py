@@ -308,7 +308,8 @@ def test_both_ways_out_hold_the_same_back_and_count_it_the_same(
     old, new = Guard(), Guard()
     translator = Translator(RESOURCE, None, None, new, readable=False)
 
-    sent = decoded(translator.request_of(translator.spans_of(record)[0]))
+    made = translator.spans_of([record])
+    sent = decoded(translator.request_of([span for spans, _ in made for span in spans]))
 
     safe = old.spans(ReadableSpans(RESOURCE, SCOPE).spans_of(record))
     assert new.dropped == old.dropped
@@ -338,7 +339,8 @@ def test_both_ways_out_mend_a_record_in_the_same_way(record: Record) -> None:
     old, new = Guard(), Guard()
     translator = Translator(RESOURCE, None, None, new, readable=False)
 
-    sent = decoded(translator.request_of(translator.spans_of(record)[0]))
+    made = translator.spans_of([record])
+    sent = decoded(translator.request_of([span for spans, _ in made for span in spans]))
 
     safe = old.spans(ReadableSpans(RESOURCE, SCOPE).spans_of(record))
     assert new.dropped == old.dropped
@@ -363,11 +365,9 @@ def test_a_time_that_is_none_spoils_its_own_record_only(
     translator = Translator(RESOURCE, None, None, Guard(), readable=False)
     broken = exchange()._replace(end_ns=-1)
 
-    nothing = translator.spans_of(broken)
-    something = translator.spans_of(exchange(waits=(wait(),)))
+    made = translator.spans_of([broken, exchange(waits=(wait(),)), broken])
 
-    assert len(nothing[0]) == 0
-    assert len(something[0]) == 2
+    assert [len(encoded) for encoded, _ in made] == [2]
     assert len(caplog.records) == 1
 
 

@@ -1,6 +1,9 @@
 """Collect spans into one export request of bounded size."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection, Sequence
+from itertools import chain
+from operator import itemgetter
 from typing import Final, TypeAlias
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -13,7 +16,8 @@ Spans: TypeAlias = tuple[Sequence[bytes], Sequence[ReadableSpan]]
 """The spans of one record: each as an OTLP message, and the same as the SDK's
 spans where somebody wants those."""
 
-NO_SPANS: Final[Spans] = ((), ())
+_ENCODED: Final = itemgetter(0)
+_READABLE: Final = itemgetter(1)
 
 
 class Batch:
@@ -33,23 +37,32 @@ class Batch:
         self.encoded: list[bytes] = []
         self.readable: list[ReadableSpan] = []
 
-    def add(self, spans: Spans, *, anyway: bool = False) -> bool:
-        """Add one record's spans; False when there is no room for them.
+    def fill(self, waiting: deque[Spans], limit: int) -> bool:
+        """Take the spans of records that wait, first come first, while there is room.
 
         Args:
-            spans: The spans. An empty batch has room for those of any record.
-            anyway: Whether to add them without asking for room.
+            waiting: The spans of each record; those that were taken are removed.
+            limit: How many records make a full batch.
+
+        Returns:
+            Whether it is full.
         """
-        encoded, readable = spans
-        left = self._bytes_left
-        for span in encoded:
-            left -= len(span)
+        # Nearly always there is room for all, and none has to be looked at alone.
+        if self.records + len(waiting) <= limit and self._add(waiting):
+            waiting.clear()
+        while waiting and self.records < limit and self._add((waiting[0],)):
+            waiting.popleft()
+        return bool(waiting) or self.records >= limit
+
+    def _add(self, records: Collection[Spans]) -> bool:
+        encoded = list(chain.from_iterable(map(_ENCODED, records)))
+        left = self._bytes_left - sum(map(len, encoded))
         full = left < 0 or len(self.encoded) + len(encoded) > MAX_SPANS
-        if full and self.records and not anyway:
+        # An empty batch has room for the spans of any one record.
+        if full and (self.records or len(records) > 1):
             return False
         self._bytes_left = left
-        self.records += 1
+        self.records += len(records)
         self.encoded += encoded
-        if readable:
-            self.readable += readable
+        self.readable += chain.from_iterable(map(_READABLE, records))
         return True

@@ -4,8 +4,8 @@ The hot part of metrics: it works on columns, since a loop over records costs mo
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
-from operator import itemgetter, sub
+from itertools import chain, repeat
+from operator import itemgetter, sub, truediv
 from typing import Final, NamedTuple, TypeAlias
 
 from otel_intercept import dialect, semconv
@@ -174,7 +174,8 @@ class Alike:
 
 def seconds_between(starts_ns: Sequence[int], ends_ns: Sequence[int]) -> list[float]:
     """Return each duration in seconds; 0 where the clock was set back in the middle."""
-    seconds = [took_ns / _NS_PER_S for took_ns in map(sub, ends_ns, starts_ns)]
+    took_ns = map(sub, ends_ns, starts_ns)
+    seconds = list(map(truediv, took_ns, repeat(_NS_PER_S)))
     if min(seconds) >= 0:
         return seconds
     return [max(each, 0.0) for each in seconds]

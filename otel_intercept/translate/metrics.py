@@ -1,5 +1,6 @@
 """Record the metrics of each record on SDK instruments made from the catalogue."""
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
@@ -16,6 +17,7 @@ from otel_intercept import dialect, semconv
 from otel_intercept.record import ExchangeEnded, Record, RolloutEnded
 from otel_intercept.recorder import CounterKey, counter_keys, keepalives_of
 from otel_intercept.semconv import Instrument
+from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.model_label import ModelLabel
 from otel_intercept.translate.possible import possible_counters
 from otel_intercept.translate.spans import span_context_of
@@ -29,6 +31,8 @@ _TOKEN_TYPES: Final = {
 }
 
 Labels: TypeAlias = dict[str, str | bool]
+
+_logger: Final = logging.getLogger("otel_intercept.translate")
 
 
 class Instruments:
@@ -74,11 +78,27 @@ class Instruments:
         self._max_gap = _histogram(meter, semconv.MAX_GAP)
         self._token_usage = _histogram(meter, semconv.TOKEN_USAGE)
         self._tallied: dict[CounterKey, int] = {}
+        self._complaints = Complaints(_logger)
         for key in possible_counters():
             self._count(key, 0, _NO_SPAN)
 
-    def record(self, record: Record) -> None:
-        """Count a record and measure its durations."""
+    def record(self, *records: Record) -> None:
+        """Count records and measure their durations."""
+        for record in records:
+            try:
+                self._record(record)
+            except Exception:  # noqa: BLE001 - one bad record must not stop the others
+                self._complaints.warn("the metrics of a record could not be recorded")
+
+    def add_tally(self, tally: Mapping[CounterKey, int]) -> None:
+        """Count what the recorder had to drop since the last call."""
+        for key, total in tally.items():
+            missed = total - self._tallied.get(key, 0)
+            if missed:
+                self._count(key, missed, _NO_SPAN)
+                self._tallied[key] = total
+
+    def _record(self, record: Record) -> None:
         context = _context_of(record)
         counted = context if self._counter_exemplars else _NO_SPAN
         for key in counter_keys(record):
@@ -96,14 +116,6 @@ class Instruments:
                 self._measure_exchange(record, context)
             case _:
                 pass
-
-    def add_tally(self, tally: Mapping[CounterKey, int]) -> None:
-        """Count what the recorder had to drop since the last call."""
-        for key, total in tally.items():
-            missed = total - self._tallied.get(key, 0)
-            if missed:
-                self._count(key, missed, _NO_SPAN)
-                self._tallied[key] = total
 
     def _count(self, key: CounterKey, number: int, context: Context) -> None:
         name, values = key

@@ -4,28 +4,29 @@ import asyncio
 import time
 from typing import Final
 
-_STEPS: Final = 32
+_BUSY_S: Final = 0.001
+"""How late the event loop may be at most, about, because somebody else works."""
+
 _NAP_S: Final = 0.0002
 """Long enough for the event loop to take the interpreter lock."""
 
 
 class Naps:
-    """Sleeps for a moment after so many steps, unless a loop runs in this thread.
+    """Sleeps for a moment after each millisecond, unless a loop runs in this thread.
 
-    One for each piece of work; of one thread.
+    By the clock, since each nap makes two threads change places, which costs more than
+    what a short step does. One for each piece of work; of one thread.
     """
 
     def __init__(self) -> None:
-        self._left = _STEPS
         self._asleep = not _has_running_loop()
+        self._until_s = time.monotonic() + _BUSY_S
 
     def step(self) -> None:
-        """Count a step of some microseconds."""
-        self._left -= 1
-        if not self._left:
-            self._left = _STEPS
-            if self._asleep:
-                time.sleep(_NAP_S)
+        """Be at the end of a step that takes a fraction of a millisecond."""
+        if self._asleep and time.monotonic() >= self._until_s:
+            time.sleep(_NAP_S)
+            self._until_s = time.monotonic() + _BUSY_S
 
 
 def _has_running_loop() -> bool:

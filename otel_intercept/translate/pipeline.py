@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from queue import Empty, SimpleQueue
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.metrics import MeterProvider
@@ -14,8 +14,7 @@ from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExporter
 
-from otel_intercept.record import Record
-from otel_intercept.recorder import Recorder
+from otel_intercept.recorder import Recorder, SpanRecord
 from otel_intercept.semconv import Fate
 from otel_intercept.settings import MAX_EXPORT_BATCH_SIZE, Settings
 from otel_intercept.translate.bounded import seconds_until
@@ -23,20 +22,23 @@ from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.guard import Guard
 from otel_intercept.translate.log_sender import LogSender
 from otel_intercept.translate.meters import Meters
+from otel_intercept.translate.naps import Naps
 from otel_intercept.translate.outlets import needs_readable
 from otel_intercept.translate.provided import ProviderSpanExporter
 from otel_intercept.translate.sampling import is_sampled
 from otel_intercept.translate.sender import SpanSender
 from otel_intercept.translate.translator import Translator
 
+if TYPE_CHECKING:
+    from otel_intercept.translate.batch import Spans
+
 _MAX_POLL_S: Final = 0.1
 _POLLS: Final = 8
 """Looks for records while one may wait; the event loop cannot wake a thread cheaply."""
 _SLICE: Final = 32
 _READABLE_SLICE: Final = 8
-"""Records between two naps, some 2 ms; the SDK's spans take several times as long."""
-_NAP_S: Final = 0.0002
-"""Long enough for the event loop to take the interpreter lock between two slices."""
+"""Records between two looks at the clock; the SDK's spans take several times as long.
+"""
 
 _METRICS_S: Final = 1.0
 _METRICS_SHARE: Final = 0.4
@@ -92,8 +94,9 @@ class Pipeline:
             self._guard,
             readable=readable,
         )
-        # Kept here while they are worked on, so that nothing raised can lose them.
-        self._taken: deque[Record] = deque()
+        # Spans of each record that are in no batch yet: what an exporter raises must
+        # not lose them.
+        self._made: deque[Spans] = deque()
         self._complaints = Complaints(_logger)
         # Between this pipeline's thread and the one that shuts it down; never taken
         # on the event loop's path.
@@ -154,10 +157,14 @@ class Pipeline:
             self._thread.join(timeout_s - min(_METRICS_S, timeout_s * _METRICS_SHARE))
         with self._lock:
             self._sender.abandon()
-            left = [*self._taken, *self._recorder.take(len(self._recorder))]
+            left = self._recorder.take(len(self._recorder))
             self._recorder.close()
             self._translator.add_tally(self._recorder.tally())
-        self._keep_locally(left)
+        # Only a remote exporter that hangs leaves anything; it must cost neither the
+        # counts nor the copy on this machine.
+        self._translator.measure(left)
+        self._make_spans(left)
+        self._sender.keep_locally(self._made)
         self._sender.shutdown(deadline)
         if self._logs is not None:
             self._logs.shutdown(seconds_until(deadline) / 2)
@@ -196,12 +203,12 @@ class Pipeline:
 
     def _is_due(self) -> bool:
         delay_s = self._settings.schedule_delay_s
-        return bool(self._recorder or self._taken) or self._sender.is_due(delay_s)
+        return bool(self._recorder or self._made) or self._sender.is_due(delay_s)
 
     def _work(self, asked: list[threading.Event]) -> None:
         everything = bool(asked) or self._stopping
         try:
-            waiting = len(self._taken) + len(self._recorder)
+            waiting = len(self._recorder)
             self._translate(
                 waiting if everything else min(waiting, MAX_EXPORT_BATCH_SIZE)
             )
@@ -217,35 +224,29 @@ class Pipeline:
         limit = max(
             self._settings.export_batch_size, min(number, MAX_EXPORT_BATCH_SIZE)
         )
-        while not self._sender.abandoned and (self._taken or self._take(number)):
-            number -= 1
-            record = self._taken.popleft()
-            self._translator.measure(record)
-            if self._recorder.has_span(record):
-                self._sender.add(self._translator.spans_of(record), limit)
+        naps = Naps()
+        while not self._sender.abandoned:
+            # First what an exporter that raised has left.
+            self._sender.add(self._made, limit)
+            records = self._recorder.take(min(number, self._slice))
+            if not records:
+                break
+            number -= len(records)
+            self._translator.measure(records)
+            self._make_spans(records)
+            naps.step()
         with self._lock:
             if not self._sender.abandoned:
                 self._translator.add_tally(self._recorder.tally())
 
-    def _take(self, number: int) -> bool:
-        if self._thread is not None and len(self._recorder):
-            time.sleep(_NAP_S)
-        self._taken.extend(self._recorder.take(min(number, self._slice)))
-        return bool(self._taken)
-
-    def _keep_locally(self, left: list[Record]) -> None:
-        # Only a remote exporter that hangs leaves anything; it must cost neither the
-        # counts nor the copy on this machine.
-        for record in left:
-            self._translator.measure(record)
-        self._sender.keep_locally(
-            [
-                span
-                for record in left
-                if self._recorder.has_span(record)
-                for span in self._translator.spans_of(record)[1]
-            ]
-        )
+    def _make_spans(self, records: list[SpanRecord]) -> None:
+        if not self._has_spans:
+            return
+        sampled = [record for record in records if record.rollout.sampled]
+        made = self._translator.spans_of(sampled)
+        if len(made) < len(sampled):
+            self._sender.drop(len(sampled) - len(made))
+        self._made += made
 
     def _asked_flushes(self, wait_s: float = 0.0) -> list[threading.Event]:
         asked: list[threading.Event] = []

@@ -2,10 +2,11 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Final
 
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from otel_intercept.recorder import Recorder
@@ -76,28 +77,24 @@ class SpanSender:
         with self._changed:
             return not self._running
 
-    def add(self, spans: Spans, limit: int) -> None:
-        """Add one record's spans; export the batch when it is full.
+    def add(self, waiting: deque[Spans], limit: int) -> None:
+        """Add the spans of records; export the batch whenever it is full.
 
         Args:
-            spans: The spans; a record without any is settled as dropped.
+            waiting: The spans of each record. What was added is removed, so that
+                nothing that an exporter raises can lose the rest.
             limit: How many records make a full batch.
         """
-        if not spans[0]:
-            with self._changed:
-                self._recorder.settle(dropped=1)
-            return
-        if not self._batch.add(spans):
-            try:
+        while waiting and not self.abandoned:
+            if not self._batch.records:
+                self._since = time.monotonic()
+            if self._batch.fill(waiting, limit):
                 self.send()
-            finally:
-                # Whatever was raised, or when it was given up: this is not lost.
-                self._batch.add(spans, anyway=True)
-        records = self._batch.records
-        if records == 1:
-            self._since = time.monotonic()
-        if records >= limit:
-            self.send()
+
+    def drop(self, number: int) -> None:
+        """Settle records that have no spans after all as dropped."""
+        with self._changed:
+            self._recorder.settle(dropped=number)
 
     def send(self) -> None:
         """Export what is in the batch, once fewer than four exports run.
@@ -139,9 +136,9 @@ class SpanSender:
         self._in_flight = 0
         self._changed.notify_all()
 
-    def keep_locally(self, more: Sequence[ReadableSpan]) -> None:
+    def keep_locally(self, more: Iterable[Spans]) -> None:
         """Keep what could not be sent on this machine, if an exporter can do that."""
-        spans = [*self._batch.readable, *more]
+        spans = [*self._batch.readable, *chain.from_iterable(made[1] for made in more)]
         if spans and isinstance(self._exporter, LocalSpanExporter):
             self._exporter.export_locally(spans)
 
