@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -11,7 +11,9 @@ MAX_FRAME: Final = 1 << 20
 """Bytes of the longest payload. A longer one means that sender and reader disagree."""
 
 _HEADER: Final = struct.Struct("<IBB")
+_HEADER_SIZE: Final = _HEADER.size
 _pack: Final = _HEADER.pack
+_unpack: Final = _HEADER.unpack_from
 
 
 class Kind(IntEnum):
@@ -39,7 +41,7 @@ class OutOfStepError(ValueError):
     """The stream holds no frames any more; nothing behind this point can be read."""
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One frame as it arrived.
 
     Args:
@@ -86,17 +88,16 @@ class FrameReader:
             OutOfStepError: A length is impossible.
         """
         data = self._rest + data
-        at = 0
+        at, size = 0, len(data)
         try:
-            while len(data) - at >= _HEADER.size:
-                length, kind, counts = _HEADER.unpack_from(data, at)
+            while (start := at + _HEADER_SIZE) <= size:
+                length, kind, counts = _unpack(data, at)
                 if length > MAX_FRAME:
                     raise OutOfStepError("a frame has an impossible length")
-                end = at + _HEADER.size + length
-                if end > len(data):
+                end = start + length
+                if end > size:
                     break
-                payload = data[at + _HEADER.size : end]
                 at = end
-                yield Frame(kind, bool(counts), payload)
+                yield Frame(kind, counts != 0, data[start:end])
         finally:
             self._rest = data[at:]

@@ -8,7 +8,6 @@ from otel_intercept.failure import Failure
 from otel_intercept.process.framing import Frame, Kind
 from otel_intercept.process.messages import (
     Begun,
-    SpanRecord,
     WireRollout,
     decode_begun,
     decode_done,
@@ -25,6 +24,7 @@ from otel_intercept.process.messages import (
 )
 from otel_intercept.record import (
     ExchangeEnded,
+    FailureSeen,
     RolloutEnded,
     RolloutRef,
     RolloutStarted,
@@ -32,6 +32,8 @@ from otel_intercept.record import (
 from otel_intercept.sdk.mirror import MirrorRecorder
 from otel_intercept.semconv import ExchangeOutcome, RolloutOutcome
 
+# An attribute of an enum class takes as long as a call.
+_EXCHANGE_ENDED: Final = Kind.EXCHANGE_ENDED
 _TOLD: Final = frozenset(
     {
         Kind.ROLLOUT_STARTED, Kind.ROLLOUT_RESUMED, Kind.ROLLOUT_ENDED,
@@ -50,12 +52,12 @@ class _OpenRollout:
         self.failure: Failure | None = None
 
     def saw(self, exchange_index: int) -> None:
-        self.exchanges = max(self.exchanges, exchange_index + 1)
+        if exchange_index >= self.exchanges:
+            self.exchanges = exchange_index + 1
 
-    def count(self, failure: Failure | None) -> None:
-        if failure is not None:
-            self.failures += 1
-            self.failure = self.failure or failure
+    def count(self, failure: Failure) -> None:
+        self.failures += 1
+        self.failure = self.failure or failure
 
 
 class _OpenExchange(NamedTuple):
@@ -80,11 +82,17 @@ class BlackBox:
 
     def take(self, frame: Frame) -> bool:
         """Take a frame about records; False if it is about something else."""
-        if frame.kind not in _TOLD:
+        kind = frame.kind
+        if kind not in _TOLD:
             return False
         with self._recorder.lock:
             try:
-                self._take(Kind(frame.kind), frame.payload)
+                # Nearly all are, so they are not asked what else they might be.
+                if kind == _EXCHANGE_ENDED:
+                    done = decode_done(frame.payload)
+                    self._put_exchange(from_done(done, self._ref(done.rollout)))
+                else:
+                    self._take(Kind(kind), frame.payload)
             except (msgspec.DecodeError, LookupError):
                 self._recorder.malformed += frame.counts
         return True
@@ -101,7 +109,7 @@ class BlackBox:
         with self._recorder.lock:
             exchanges, rollouts = [*self._exchanges.values()], [*self._rollouts]
             for exchange in exchanges:
-                self._put(_cancelled(exchange, now_ns))
+                self._put_exchange(_cancelled(exchange, now_ns))
             for root in rollouts:
                 rollout = self._rollouts[root]
                 self._put(
@@ -120,9 +128,6 @@ class BlackBox:
         match kind:
             case Kind.EXCHANGE_STARTED:
                 self._begin(decode_begun(payload))
-            case Kind.EXCHANGE_ENDED:
-                done = decode_done(payload)
-                self._put(from_done(done, self._ref(done.rollout)))
             case Kind.ROLLOUT_STARTED:
                 started = decode_started(payload)
                 ref = from_ref(started.rollout)
@@ -167,16 +172,21 @@ class BlackBox:
         if rollout is not None:
             rollout.saw(begun.exchange_index)
 
-    def _put(self, record: SpanRecord) -> None:
-        if isinstance(record, ExchangeEnded):
+    def _put_exchange(self, record: ExchangeEnded) -> None:
+        # Most are over before anything was told of their start.
+        if self._exchanges:
             self._end(record.span_id)
-            rollout = self._rollouts.get(record.rollout.span_id)
-            if rollout is not None:
-                rollout.saw(record.exchange_index)
-                rollout.count(None if record.replayed else record.failure)
-        elif isinstance(record, RolloutEnded):
+        rollout = self._rollouts.get(record.rollout.span_id)
+        if rollout is not None:
+            rollout.saw(record.exchange_index)
+            if record.failure is not None and not record.replayed:
+                rollout.count(record.failure)
+        self._recorder.put(record)
+
+    def _put(self, record: RolloutStarted | RolloutEnded | FailureSeen) -> None:
+        if isinstance(record, RolloutEnded):
             self._close(record.rollout.span_id)
-        elif not isinstance(record, RolloutStarted):
+        elif isinstance(record, FailureSeen):
             rollout = self._rollouts.get(record.rollout.span_id)
             if rollout is not None:
                 rollout.count(record.failure)

@@ -3,11 +3,11 @@
 import dataclasses
 import os
 import time
+from typing import Final
 
 from opentelemetry.sdk.resources import Resource
 
 from otel_intercept.errors import ConfigurationError
-from otel_intercept.process.framing import Frame
 from otel_intercept.process.messages import Configure, Fates
 from otel_intercept.sdk.black_box import BlackBox
 from otel_intercept.sdk.environment import read_environment
@@ -43,6 +43,8 @@ class Engine:
             settings.queue_size, spans=parts.spans is not None
         )
         self._box = BlackBox(self._recorder)
+        # Takes a frame about records; False if it is about something else.
+        self.take: Final = self._box.take
         self._pipeline = Pipeline(
             self._recorder,
             settings,
@@ -58,10 +60,6 @@ class Engine:
         """What became of the records so far."""
         own = self._recorder.own_balance()
         return Fates(own.exported, own.failed, own.dropped, self._pipeline.held_back)
-
-    def take(self, frame: Frame) -> bool:
-        """Take a frame about records; False if it is about something else."""
-        return self._box.take(frame)
 
     def allow_attribute_keys(self, keys: tuple[str, ...]) -> None:
         """Let operator attributes through the guard."""

@@ -72,11 +72,14 @@ class Helper:
             return
         self._answers.send(Kind.READY)
         try:
+            take = engine.take
             for frame in frames:
+                if take(frame):
+                    continue
                 if frame.kind == Kind.SHUTDOWN:
                     self._end(engine, _seconds_of(frame))
                     return
-                self._take(engine, frame)
+                self._take_other(engine, frame)
         except OutOfStepError:
             # The server lives; it will tell another helper what is open.
             pass
@@ -109,9 +112,7 @@ class Helper:
                 self._tell_fates()
             time.sleep(_NAP_S)
 
-    def _take(self, engine: Engine, frame: Frame) -> None:
-        if engine.take(frame):
-            return
+    def _take_other(self, engine: Engine, frame: Frame) -> None:
         with contextlib.suppress(msgspec.DecodeError):
             if frame.kind == Kind.FLUSH:
                 flush = decode_flush(frame.payload)
