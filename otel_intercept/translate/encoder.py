@@ -65,6 +65,11 @@ _LINK_FLAGS: Final = Struct("<BI")
 _LINK_FLAGS_TAG: Final = 0x35
 
 _INT64: Final = 2**63
+_SMALL: Final = 4096
+"""Numbers below it are seen again: of chunks, or of tokens of short answers."""
+
+_TEXTS: Final = frozenset({str, tuple})
+
 _LONGEST: Final = 9
 """Bytes of the longest varint of a positive 64-bit number."""
 
@@ -79,7 +84,7 @@ class NotAllowed(Exception):
 class SpanEncoder:
     """Turns spans into bytes, and bytes into requests. A builder for `SpanFactory`.
 
-    Keeps the encoded form of the 8192 attributes used last, none longer than the guard
+    Keeps the encoded form of some thousand attributes, none longer than the guard
     allows. Used by one thread at a time.
 
     Args:
@@ -98,6 +103,10 @@ class SpanEncoder:
         )
         self._event_pair = lru_cache(_MAX_PAIRS, typed=True)(
             partial(self._new_pair, _EVENT_ATTRIBUTE)
+        )
+        # For values that equal none of another type: three times as fast.
+        self._known_pairs = Cache[tuple[str, AttributeValue], bytes](
+            lambda pair: self._new_pair(_ATTRIBUTE, *pair), _MAX_PAIRS
         )
         self._number_heads = Cache(self._new_number_heads, _MAX_PAIRS)
         self._span_heads = Cache(_span_head, _MAX_PAIRS)
@@ -181,11 +190,19 @@ class SpanEncoder:
         else:
             parent = parent_id.to_bytes(8)
             parts = [shape, trace, own_id, shared, times, _PARENT_ID, parent]
-        for key, value in values:
-            if type(value) is int and 0 <= value < _INT64:
-                # Not kept: a number is rarely seen again.
-                digits = varint(value)
-                parts += (self._number_heads[key][len(digits)], digits)
+        for pair in values:
+            key, value = pair
+            if type(value) is int:
+                if 0 <= value < _SMALL:
+                    parts.append(self._known_pairs[pair])
+                elif 0 <= value < _INT64:
+                    # Not kept: a large number is rarely seen again.
+                    digits = varint(value)
+                    parts += (self._number_heads[key][len(digits)], digits)
+                else:
+                    parts.append(self._pair(key, value))
+            elif type(value) in _TEXTS:
+                parts.append(self._known_pairs[pair])
             else:
                 parts.append(self._pair(key, value))
         if events:
@@ -205,7 +222,7 @@ class SpanEncoder:
 
     def request(self, spans: Sequence[bytes]) -> bytes:
         """Return one request with these spans in it."""
-        heads = [self._span_heads[len(span)] for span in spans]
+        heads = list(map(self._span_heads.__getitem__, map(len, spans)))
         scope_size = len(self._scope) + len(self._scope_schema)
         scope_size += sum(map(len, heads)) + sum(map(len, spans))
         before = self._resource + _SECOND + varint(scope_size)

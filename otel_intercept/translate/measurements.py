@@ -6,7 +6,7 @@ The hot part of metrics: it works on columns, since a loop over records costs mo
 from collections.abc import Iterator, Sequence
 from itertools import chain, repeat
 from operator import itemgetter, sub, truediv
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, TypeGuard
 
 from otel_intercept import dialect, semconv
 from otel_intercept.failure import Failure
@@ -126,13 +126,15 @@ class Alike:
         api = (dialect.operation_of(shape), dialect.provider_of(shape))
         for key, values, records in self._usages():
             labels = (*api, _USAGE[key], self._model)
+            if _are_ints(values) and min(values) >= 0:
+                yield Measured(semconv.TOKEN_USAGE, labels, values, records)
+                continue
             numbers = [each for each in values if type(each) is int and each >= 0]
-            if len(numbers) < len(values):
-                records = [
-                    record
-                    for value, record in zip(values, records, strict=True)
-                    if type(value) is int and value >= 0
-                ]
+            records = [
+                record
+                for value, record in zip(values, records, strict=True)
+                if type(value) is int and value >= 0
+            ]
             if numbers:
                 yield Measured(semconv.TOKEN_USAGE, labels, numbers, records)
 
@@ -179,6 +181,10 @@ def seconds_between(starts_ns: Sequence[int], ends_ns: Sequence[int]) -> list[fl
     if min(seconds) >= 0:
         return seconds
     return [max(each, 0.0) for each in seconds]
+
+
+def _are_ints(values: Sequence[AttributeValue]) -> TypeGuard[Sequence[int]]:
+    return set(map(type, values)) == {int}
 
 
 class _Columns(NamedTuple):
