@@ -223,6 +223,17 @@ class Exchange(Reports):
         if self._handler_done:
             self.finish()
 
+    def returns_plainly(self) -> bool:
+        """Note that the handler is through, if no answer and no trouble has begun.
+
+        Returns:
+            False where one has: nothing is noted then.
+        """
+        if self._trouble is None and self._answer is NO_ANSWER and not self._ended:
+            self._handler_done = True
+            return True
+        return False
+
     def handler_returned(self) -> None:
         """Note that the handler is through; the body may still have to be written."""
         self._handler_done = True

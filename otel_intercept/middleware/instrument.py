@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http import StreamWriter
 from aiohttp.typedefs import Handler, Middleware
 from opentelemetry import context as otel_context
 
@@ -23,19 +24,19 @@ from otel_intercept.middleware.foreign import (
     enter,
 )
 from otel_intercept.middleware.incoming import Place
+from otel_intercept.middleware.plain import send_plain
 from otel_intercept.middleware.redacted import (
     fail_exchange,
     fail_unobserved,
     refuse_unknown,
 )
-from otel_intercept.middleware.serving import Serving, start_exchange
-from otel_intercept.middleware.writer import ObservedWriter
+from otel_intercept.middleware.serving import EXCHANGE, Serving, start_exchange
+from otel_intercept.middleware.writer import exchange_of
 from otel_intercept.registry import RolloutRegistry
 
 Resolver = Callable[[web.Request], str | None]
 
-EXCHANGE: Final = web.RequestKey("otel_intercept.exchange", Exchange)
-_SEEN: Final = web.RequestKey("otel_intercept.seen", bool)
+_REJECTED: Final = web.RequestKey("otel_intercept.rejected", bool)
 
 _logger = logging.getLogger("otel_intercept.middleware")
 
@@ -139,7 +140,7 @@ def exchange_from(request: web.Request) -> Exchange:
         NotIntercepted: The request belongs to no open rollout, or the app is not
             instrumented. Where it escapes from a rollout route, the agent gets a 404.
     """
-    exchange: Exchange | None = request.get(EXCHANGE)
+    exchange = exchange_of(request.writer) or request.get(EXCHANGE)
     if exchange is None:
         raise NotIntercepted(
             "this request belongs to no open rollout: check that instrument_app was "
@@ -170,36 +171,43 @@ def _idle_close_s(implicit: IdleRollouts | None) -> float | None:
 
 def _outermost(wiring: _Wiring) -> Middleware:
     registry, serving = wiring.registry, wiring.serving
+    places = serving.places
     find = registry.get if wiring.implicit is None else wiring.implicit.ensure
+    key = wiring.rollout_id if isinstance(wiring.rollout_id, str) else None
 
     # A plain function: aiohttp awaits what it returns, and saves one coroutine.
     @web.middleware
     def intercept(
         request: web.Request, handler: Handler
     ) -> Awaitable[web.StreamResponse]:
-        # Looking for a key that is not there is slow, so the writer is asked first.
-        if type(request.writer) is ObservedWriter or _is_seen(request):
+        if type(request.writer) is not StreamWriter and _has_exchange(request):
             return handler(request)
-        rollout_id = _resolve(wiring, request)
+        info = request.match_info
+        rollout_id = _resolve(wiring, request) if key is None else info.get(key)
         if rollout_id is None:
             return handler(request)
-        place = serving.places.of(request)
+        place = places.get(info.route) or places.of(request)
+        if place.apps_above and _REJECTED in request:
+            return handler(request)
         description = place.describe(request)
         shorten_access_line(description)
         rollout = find(rollout_id)
         if rollout is None:
-            request[_SEEN] = True
+            request[_REJECTED] = True
             registry.reject(description.dialect)
             return _pass_through(wiring, place, request, handler)
         exchange = start_exchange(serving, request, rollout, description)
-        request[EXCHANGE] = exchange
-        return _serve(place, request, handler, exchange)
+        return _serve(serving, place, request, handler, exchange)
 
     return intercept
 
 
 async def _serve(
-    place: Place, request: web.Request, handler: Handler, exchange: Exchange
+    serving: Serving,
+    place: Place,
+    request: web.Request,
+    handler: Handler,
+    exchange: Exchange,
 ) -> web.StreamResponse:
     try:
         token = enter(request, exchange, foreign=place.foreign)
@@ -210,18 +218,23 @@ async def _serve(
                 response = await handler(request)
         finally:
             otel_context.detach(token)
-        # Nearly all are just that, and asking an abstract class is slow.
-        if type(response) is not web.Response or exchange.answer_begun:
-            _check(response, exchange)
-        exchange.handler_returned()
-        if place.outermost:
-            # aiohttp does the same next, but logs what a body or a signal raises.
-            try:
-                await response.prepare(request)
-                await response.write_eof()
-            except ConnectionError:
-                if _is_bodys_own(request):
-                    raise
+        try:
+            if (
+                type(response) is web.Response
+                and place.outermost
+                and exchange.returns_plainly()
+            ):
+                await send_plain(request, response)
+            else:
+                _check(response, exchange)
+                exchange.handler_returned()
+                if place.outermost:
+                    # aiohttp does the same next, but logs what is raised.
+                    await response.prepare(request)
+                    await response.write_eof()
+        except ConnectionError:
+            if _is_bodys_own(request):
+                raise
     except web.HTTPException as exc:
         if exchange.answer_begun:
             return fail_exchange(request, exchange, exc)
@@ -233,11 +246,14 @@ async def _serve(
         exchange.handler_cancelled()
         exchange.finish()
         raise
+    finally:
+        if exchange.outcome is None:
+            serving.connections.end_with(request.task, exchange)
     return response
 
 
-def _is_seen(request: web.Request) -> bool:
-    return len(request) > 0 and (_SEEN in request or EXCHANGE in request)
+def _has_exchange(request: web.Request) -> bool:
+    return exchange_of(request.writer) is not None or EXCHANGE in request
 
 
 async def _pass_through(

@@ -1,7 +1,7 @@
 """Start the exchange of a request, and serve it without touching what is served."""
 
 import logging
-import weakref
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -16,6 +16,9 @@ from otel_intercept.middleware.writer import observe
 from otel_intercept.record import Request
 from otel_intercept.rollout import Rollout
 
+EXCHANGE: Final = web.RequestKey("otel_intercept.exchange", Exchange)
+"""Where the exchange is found of a request whose writer cannot be observed."""
+
 _logger: Final = logging.getLogger("otel_intercept.middleware")
 
 
@@ -26,7 +29,7 @@ class Serving:
         app: The app whose middleware serves them, if it is one of ours.
 
     Attributes:
-        connections: Its connections, with the latest exchange of each.
+        connections: Its connections.
         places: What is known of its resources.
     """
 
@@ -41,12 +44,14 @@ def start_exchange(
     serving: Serving, request: web.Request, rollout: Rollout, description: Request
 ) -> Exchange:
     """Start the exchange of a request, and watch the writer of its answer."""
-    connection = serving.connections.of(request)
+    writer = request.writer
     exchange = rollout.start_exchange(
-        description, agent_present=connection.is_agent_present
+        description,
+        agent_present=partial(serving.connections.is_agent_present, request.protocol),
     )
-    observe(request.writer, exchange)
-    connection.latest = weakref.ref(exchange)
+    # A request is a mapping that takes its time: only where the writer cannot tell.
+    if not observe(writer, exchange):
+        request[EXCHANGE] = exchange
     return exchange
 
 
@@ -65,6 +70,7 @@ async def serve_unchanged(
     try:
         place = serving.places.of(request)
         exchange = start_exchange(serving, request, rollout, place.describe(request))
+        serving.connections.end_with(request.task, exchange)
         token = enter(request, exchange, foreign=place.foreign)
     except Exception:  # noqa: BLE001 - telemetry never breaks traffic
         _logger.warning("a request could not be observed")

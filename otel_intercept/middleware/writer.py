@@ -5,6 +5,7 @@ handler uses, so this is where "what the agent got" is true.
 """
 
 import re
+from collections.abc import Coroutine
 from typing import Final
 
 from aiohttp import ClientConnectionResetError, hdrs
@@ -18,7 +19,7 @@ from otel_intercept.sse import Written
 
 _EVENT_STREAM: Final = "text/event-stream"
 _JSON: Final = re.compile(r"application/(?:[\w.+-]+\+)?json\b", re.ASCII)
-_PLAIN_JSON: Final = ("application/json; charset=utf-8", "application/json")
+PLAIN_JSON: Final = ("application/json; charset=utf-8", "application/json")
 _COMMENT: Final = b":"
 _DRAIN_LIMIT: Final = 0x10000
 
@@ -31,27 +32,31 @@ class ObservedWriter(StreamWriter):
 
     Attributes:
         exchange: What the answer is of.
+        unreported: Headers that were written and not reported; None without any.
     """
 
     exchange: Exchange
+    unreported: CIMultiDict[str] | None = None
 
     async def write_headers(self, status_line: str, headers: CIMultiDict[str]) -> None:
         """Write the headers, and report the status and what body they announce."""
-        exchange = self.exchange
         try:
             await StreamWriter.write_headers(self, status_line, headers)
         except Exception as exc:
-            exchange.write_failed(exc, phase=Phase.PREPARE)
+            self.exchange.write_failed(exc, phase=Phase.PREPARE)
             raise
+        self.report_headers(int(status_line.split(" ", 2)[1]), headers)
+
+    def report_headers(self, status: int, headers: CIMultiDict[str]) -> None:
+        """Report headers that are written: the status, and what body they announce."""
         transport = self.transport
         if transport is None or transport.is_closing():
             # aiohttp raises just this when it flushes the headers, a moment later.
             gone = ClientConnectionResetError("Cannot write to closing transport")
-            exchange.write_failed(gone, phase=Phase.PREPARE)
+            self.exchange.write_failed(gone, phase=Phase.PREPARE)
             return
-        status = int(status_line.split(" ", 2)[1])
         event_stream, other = _kind_of(headers)
-        exchange.answer_began(status, event_stream=event_stream, other=other)
+        self.exchange.answer_began(status, event_stream=event_stream, other=other)
 
     async def write(
         self,
@@ -83,16 +88,44 @@ class ObservedWriter(StreamWriter):
         exchange.answer_ended()
 
 
-def observe(writer: AbstractStreamWriter, exchange: Exchange) -> None:
+class QuietWriter(ObservedWriter):
+    """The same while a whole answer is sent by who reports it too."""
+
+    def write_headers(
+        self, status_line: str, headers: CIMultiDict[str]
+    ) -> Coroutine[object, None, None]:
+        """Write the headers, and keep them."""
+        self.unreported = headers
+        return StreamWriter.write_headers(self, status_line, headers)
+
+    def write_eof(self, chunk: bytes = b"") -> Coroutine[object, None, None]:
+        """Write the last part of the body."""
+        return StreamWriter.write_eof(self, chunk)
+
+
+def observe(writer: AbstractStreamWriter, exchange: Exchange) -> bool:
     """Report headers, bytes, the end and failed writes of one answer to its exchange.
 
     The writer lives for one request and has written nothing yet, so that giving it
     another class changes nothing else, and costs a fourth of wrapping its methods.
+
+    Returns:
+        Whether that is possible: not if the writer is of others.
     """
     if type(writer) is StreamWriter:
         writer.__class__ = ObservedWriter
-    if isinstance(writer, ObservedWriter):
-        writer.exchange = exchange
+    if not isinstance(writer, ObservedWriter):
+        return False
+    writer.exchange = exchange
+    return True
+
+
+def exchange_of(writer: AbstractStreamWriter) -> Exchange | None:
+    """Return the exchange whose answer a writer writes, if it is observed."""
+    # Nearly all are just that, and asking an abstract class is slow.
+    if type(writer) is ObservedWriter or isinstance(writer, ObservedWriter):
+        return writer.exchange
+    return None
 
 
 def _kind_of(headers: CIMultiDict[str]) -> tuple[bool, bool]:
@@ -102,7 +135,7 @@ def _kind_of(headers: CIMultiDict[str]) -> tuple[bool, bool]:
     """
     content_type = headers.get(hdrs.CONTENT_TYPE, "")
     encoding = headers.get(hdrs.CONTENT_ENCODING)
-    if content_type in _PLAIN_JSON or not (encoding is None or encoding == "identity"):
+    if content_type in PLAIN_JSON or not (encoding is None or encoding == "identity"):
         return False, False
     content_type = content_type.lower()
     event_stream = content_type.startswith(_EVENT_STREAM)
