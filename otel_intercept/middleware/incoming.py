@@ -6,6 +6,7 @@ from aiohttp import web
 from multidict import istr
 
 from otel_intercept.dialect import dialect_of
+from otel_intercept.middleware.connections import Connections
 from otel_intercept.middleware.foreign import is_foreign
 from otel_intercept.record import Request
 from otel_intercept.semconv import OTHER, Dialect
@@ -26,9 +27,11 @@ class Place:
     Args:
         request: One of them.
         app: The app whose middleware serves them, if it is one of ours.
+        connections: Those of its server.
 
     Attributes:
         apps_above: The apps that a request has come through before.
+        connections: Those of its server.
         foreign: Whether contrib's middleware stands in an app on the way.
         outermost: Whether no middleware of an app above may change the response.
     """
@@ -38,11 +41,17 @@ class Place:
         "_requests",
         "_route",
         "apps_above",
+        "connections",
         "foreign",
         "outermost",
     )
 
-    def __init__(self, request: web.Request, app: web.Application | None) -> None:
+    def __init__(
+        self,
+        request: web.Request,
+        app: web.Application | None,
+        connections: Connections,
+    ) -> None:
         resource = request.match_info.route.resource
         apps = request.match_info.apps
         self._route = "" if resource is None else resource.canonical
@@ -50,6 +59,7 @@ class Place:
         # By method, scheme and the header that counts retries, as it should be.
         self._requests: dict[tuple[str, str, str | None], Request] = {}
         self.apps_above = () if app is None else apps[: apps.index(app)]
+        self.connections = connections
         self.foreign = any(map(is_foreign, apps))
         self.outermost = not any(other.middlewares for other in self.apps_above)
 
@@ -88,20 +98,22 @@ class Places(dict[web.AbstractRoute, Place]):
 
     Args:
         app: The app whose middleware serves them, if it is one of ours.
+        connections: Those of its server.
     """
 
-    __slots__ = ("_app",)
+    __slots__ = ("_app", "_connections")
 
-    def __init__(self, app: web.Application | None) -> None:
+    def __init__(self, app: web.Application | None, connections: Connections) -> None:
         super().__init__()
         self._app = app
+        self._connections = connections
 
     def of(self, request: web.Request) -> Place:
         """Return the place of a request; a new one where no resource matched."""
         route = request.match_info.route
         place = self.get(route)
         if place is None:
-            place = Place(request, self._app)
+            place = Place(request, self._app, self._connections)
             if route.resource is not None:
                 self[route] = place
         return place

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 from aiohttp.typedefs import Handler, Middleware
-from opentelemetry import context as otel_context
 
 from otel_intercept import failure as failures
+from otel_intercept.current import enter, leave
 from otel_intercept.errors import ConfigurationError, NotIntercepted
 from otel_intercept.exchange import Exchange
 from otel_intercept.idle import IdleRollouts
@@ -20,8 +21,8 @@ from otel_intercept.middleware.access_log import (
 )
 from otel_intercept.middleware.foreign import (
     add_restoring_middleware,
+    call_restored,
     call_silenced,
-    enter,
 )
 from otel_intercept.middleware.incoming import Place
 from otel_intercept.middleware.plain import send_plain
@@ -31,7 +32,7 @@ from otel_intercept.middleware.redacted import (
     refuse_unknown,
 )
 from otel_intercept.middleware.serving import EXCHANGE, Serving, start_exchange
-from otel_intercept.middleware.writer import exchange_of
+from otel_intercept.middleware.writer import EXCHANGE_NAME, exchange_of
 from otel_intercept.registry import RolloutRegistry
 
 Resolver = Callable[[web.Request], str | None]
@@ -170,8 +171,7 @@ def _idle_close_s(implicit: IdleRollouts | None) -> float | None:
 
 
 def _outermost(wiring: _Wiring) -> Middleware:
-    registry, serving = wiring.registry, wiring.serving
-    places = serving.places
+    registry, places = wiring.registry, wiring.serving.places
     find = registry.get if wiring.implicit is None else wiring.implicit.ensure
     key = wiring.rollout_id if isinstance(wiring.rollout_id, str) else None
 
@@ -180,14 +180,15 @@ def _outermost(wiring: _Wiring) -> Middleware:
     def intercept(
         request: web.Request, handler: Handler
     ) -> Awaitable[web.StreamResponse]:
-        if type(request.writer) is not StreamWriter and _has_exchange(request):
+        writer = request.writer
+        if getattr(writer, EXCHANGE_NAME, None) is not None:
             return handler(request)
         info = request.match_info
         rollout_id = _resolve(wiring, request) if key is None else info.get(key)
         if rollout_id is None:
             return handler(request)
         place = places.get(info.route) or places.of(request)
-        if place.apps_above and _REJECTED in request:
+        if place.apps_above and _is_seen(request):
             return handler(request)
         description = place.describe(request)
         shorten_access_line(description)
@@ -196,42 +197,43 @@ def _outermost(wiring: _Wiring) -> Middleware:
             request[_REJECTED] = True
             registry.reject(description.dialect)
             return _pass_through(wiring, place, request, handler)
-        exchange = start_exchange(serving, request, rollout, description)
-        return _serve(serving, place, request, handler, exchange)
+        exchange = start_exchange(place, request, rollout, description)
+        return _serve(place, request, handler, exchange, writer)
 
     return intercept
 
 
 async def _serve(
-    serving: Serving,
     place: Place,
     request: web.Request,
     handler: Handler,
     exchange: Exchange,
+    writer: AbstractStreamWriter,
 ) -> web.StreamResponse:
     try:
-        token = enter(request, exchange, foreign=place.foreign)
+        token = enter(exchange)
         try:
             if place.foreign:
-                response = await call_silenced(request, handler)
+                response = await call_restored(request, handler)
             else:
                 response = await handler(request)
         finally:
-            otel_context.detach(token)
+            leave(token)
         try:
             if (
                 type(response) is web.Response
                 and place.outermost
+                and type(writer) is StreamWriter
                 and exchange.returns_plainly()
             ):
-                await send_plain(request, response)
-            else:
-                _check(response, exchange)
-                exchange.handler_returned()
-                if place.outermost:
-                    # aiohttp does the same next, but logs what is raised.
-                    await response.prepare(request)
-                    await response.write_eof()
+                await send_plain(writer, request, response, exchange)
+                return response
+            _check(response, exchange)
+            exchange.handler_returned()
+            if place.outermost:
+                # aiohttp does the same next, but logs what is raised.
+                await response.prepare(request)
+                await response.write_eof()
         except ConnectionError:
             if _is_bodys_own(request):
                 raise
@@ -248,12 +250,12 @@ async def _serve(
         raise
     finally:
         if exchange.outcome is None:
-            serving.connections.end_with(request.task, exchange)
+            place.connections.end_with(request.task, exchange)
     return response
 
 
-def _has_exchange(request: web.Request) -> bool:
-    return exchange_of(request.writer) is not None or EXCHANGE in request
+def _is_seen(request: web.Request) -> bool:
+    return _REJECTED in request or EXCHANGE in request
 
 
 async def _pass_through(

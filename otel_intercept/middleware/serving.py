@@ -5,13 +5,14 @@ from functools import partial
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http import StreamWriter
 from aiohttp.typedefs import Handler
-from opentelemetry import context as otel_context
 
+from otel_intercept.current import enter, leave
 from otel_intercept.exchange import Exchange
 from otel_intercept.middleware.connections import Connections
-from otel_intercept.middleware.foreign import call_silenced, enter
-from otel_intercept.middleware.incoming import Places
+from otel_intercept.middleware.foreign import call_restored
+from otel_intercept.middleware.incoming import Place, Places
 from otel_intercept.middleware.writer import observe
 from otel_intercept.record import Request
 from otel_intercept.rollout import Rollout
@@ -37,20 +38,21 @@ class Serving:
 
     def __init__(self, app: web.Application | None = None) -> None:
         self.connections: Final = Connections()
-        self.places: Final = Places(app)
+        self.places: Final = Places(app, self.connections)
 
 
 def start_exchange(
-    serving: Serving, request: web.Request, rollout: Rollout, description: Request
+    place: Place, request: web.Request, rollout: Rollout, description: Request
 ) -> Exchange:
     """Start the exchange of a request, and watch the writer of its answer."""
-    writer = request.writer
     exchange = rollout.start_exchange(
         description,
-        agent_present=partial(serving.connections.is_agent_present, request.protocol),
+        agent_present=partial(place.connections.is_agent_present, request.protocol),
     )
-    # A request is a mapping that takes its time: only where the writer cannot tell.
-    if not observe(writer, exchange):
+    writer = request.writer
+    if type(writer) is StreamWriter:
+        observe(writer, exchange)
+    else:
         request[EXCHANGE] = exchange
     return exchange
 
@@ -69,15 +71,15 @@ async def serve_unchanged(
     """
     try:
         place = serving.places.of(request)
-        exchange = start_exchange(serving, request, rollout, place.describe(request))
-        serving.connections.end_with(request.task, exchange)
-        token = enter(request, exchange, foreign=place.foreign)
+        exchange = start_exchange(place, request, rollout, place.describe(request))
+        place.connections.end_with(request.task, exchange)
+        token = enter(exchange)
     except Exception:  # noqa: BLE001 - telemetry never breaks traffic
         _logger.warning("a request could not be observed")
         return await handler(request)
     try:
         if place.foreign:
-            response = await call_silenced(request, handler)
+            response = await call_restored(request, handler)
         else:
             response = await handler(request)
     except web.HTTPException:
@@ -92,6 +94,6 @@ async def serve_unchanged(
         exchange.finish()
         raise
     finally:
-        otel_context.detach(token)
+        leave(token)
     exchange.handler_returned()
     return response

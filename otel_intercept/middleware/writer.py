@@ -5,7 +5,7 @@ handler uses, so this is where "what the agent got" is true.
 """
 
 import re
-from collections.abc import Coroutine
+from functools import partial
 from typing import Final
 
 from aiohttp import ClientConnectionResetError, hdrs
@@ -17,6 +17,8 @@ from otel_intercept.exchange import Exchange
 from otel_intercept.semconv import Phase
 from otel_intercept.sse import Written
 
+EXCHANGE_NAME: Final = "exchange"
+WRITE_HEADERS: Final = "write_headers"
 _EVENT_STREAM: Final = "text/event-stream"
 _JSON: Final = re.compile(r"application/(?:[\w.+-]+\+)?json\b", re.ASCII)
 PLAIN_JSON: Final = ("application/json; charset=utf-8", "application/json")
@@ -32,31 +34,21 @@ class ObservedWriter(StreamWriter):
 
     Attributes:
         exchange: What the answer is of.
-        unreported: Headers that were written and not reported; None without any.
     """
 
     exchange: Exchange
-    unreported: CIMultiDict[str] | None = None
 
     async def write_headers(self, status_line: str, headers: CIMultiDict[str]) -> None:
-        """Write the headers, and report the status and what body they announce."""
+        """Write the headers, and report the status and what body they announce.
+
+        They go into a buffer: what else it raises is a fault of the headers.
+        """
         try:
             await StreamWriter.write_headers(self, status_line, headers)
-        except Exception as exc:
+        except ConnectionError as exc:
             self.exchange.write_failed(exc, phase=Phase.PREPARE)
             raise
-        self.report_headers(int(status_line.split(" ", 2)[1]), headers)
-
-    def report_headers(self, status: int, headers: CIMultiDict[str]) -> None:
-        """Report headers that are written: the status, and what body they announce."""
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            # aiohttp raises just this when it flushes the headers, a moment later.
-            gone = ClientConnectionResetError("Cannot write to closing transport")
-            self.exchange.write_failed(gone, phase=Phase.PREPARE)
-            return
-        event_stream, other = _kind_of(headers)
-        self.exchange.answer_began(status, event_stream=event_stream, other=other)
+        report_headers(self, self.exchange, int(status_line.split(" ", 2)[1]), headers)
 
     async def write(
         self,
@@ -88,44 +80,43 @@ class ObservedWriter(StreamWriter):
         exchange.answer_ended()
 
 
-class QuietWriter(ObservedWriter):
-    """The same while a whole answer is sent by who reports it too."""
-
-    def write_headers(
-        self, status_line: str, headers: CIMultiDict[str]
-    ) -> Coroutine[object, None, None]:
-        """Write the headers, and keep them."""
-        self.unreported = headers
-        return StreamWriter.write_headers(self, status_line, headers)
-
-    def write_eof(self, chunk: bytes = b"") -> Coroutine[object, None, None]:
-        """Write the last part of the body."""
-        return StreamWriter.write_eof(self, chunk)
-
-
-def observe(writer: AbstractStreamWriter, exchange: Exchange) -> bool:
+def observe(writer: StreamWriter, exchange: Exchange) -> None:
     """Report headers, bytes, the end and failed writes of one answer to its exchange.
 
     The writer lives for one request and has written nothing yet, so that giving it
-    another class changes nothing else, and costs a fourth of wrapping its methods.
-
-    Returns:
-        Whether that is possible: not if the writer is of others.
+    another class changes nothing else. But that makes all that it does slower, so it
+    waits for the headers of an answer that is not sent by `send_plain`.
     """
-    if type(writer) is StreamWriter:
-        writer.__class__ = ObservedWriter
-    if not isinstance(writer, ObservedWriter):
-        return False
-    writer.exchange = exchange
-    return True
+    setattr(writer, EXCHANGE_NAME, exchange)
+    setattr(writer, WRITE_HEADERS, partial(_write_headers, writer))
 
 
 def exchange_of(writer: AbstractStreamWriter) -> Exchange | None:
-    """Return the exchange whose answer a writer writes, if it is observed."""
-    # Nearly all are just that, and asking an abstract class is slow.
-    if type(writer) is ObservedWriter or isinstance(writer, ObservedWriter):
-        return writer.exchange
-    return None
+    """Return the exchange that what a writer writes is the answer of, if any."""
+    exchange: object = getattr(writer, EXCHANGE_NAME, None)
+    return exchange if isinstance(exchange, Exchange) else None
+
+
+def report_headers(
+    writer: StreamWriter, exchange: Exchange, status: int, headers: CIMultiDict[str]
+) -> None:
+    """Report headers that are written: the status, and what body they announce."""
+    transport = writer.transport
+    if transport is None or transport.is_closing():
+        # aiohttp raises just this when it flushes the headers, a moment later.
+        gone = ClientConnectionResetError("Cannot write to closing transport")
+        exchange.write_failed(gone, phase=Phase.PREPARE)
+        return
+    event_stream, other = _kind_of(headers)
+    exchange.answer_began(status, event_stream=event_stream, other=other)
+
+
+async def _write_headers(
+    writer: StreamWriter, status_line: str, headers: CIMultiDict[str]
+) -> None:
+    delattr(writer, WRITE_HEADERS)
+    writer.__class__ = ObservedWriter
+    await writer.write_headers(status_line, headers)
 
 
 def _kind_of(headers: CIMultiDict[str]) -> tuple[bool, bool]:
