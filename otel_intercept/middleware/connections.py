@@ -34,12 +34,14 @@ class Connections:
         return self.shutting_down or not (transport is None or transport.is_closing())
 
     def end_with(self, task: "asyncio.Task[None]", exchange: Exchange) -> None:
-        """End an exchange that is not over with the connection that it came on.
+        """End an exchange with the connection that it came on, unless it is over.
 
         Args:
             task: What serves the connection, one request at a time.
             exchange: Takes the place of the one before.
         """
+        if exchange.outcome is not None:
+            return
         if task not in self._open:
             task.add_done_callback(self._ended)
         self._open[task] = weakref.ref(exchange)

@@ -32,7 +32,7 @@ from otel_intercept.middleware.redacted import (
     refuse_unknown,
 )
 from otel_intercept.middleware.serving import EXCHANGE, Serving, start_exchange
-from otel_intercept.middleware.writer import EXCHANGE_NAME, exchange_of
+from otel_intercept.middleware.writer import ON_WRITER
 from otel_intercept.registry import RolloutRegistry
 
 Resolver = Callable[[web.Request], str | None]
@@ -141,8 +141,8 @@ def exchange_from(request: web.Request) -> Exchange:
         NotIntercepted: The request belongs to no open rollout, or the app is not
             instrumented. Where it escapes from a rollout route, the agent gets a 404.
     """
-    exchange = exchange_of(request.writer) or request.get(EXCHANGE)
-    if exchange is None:
+    exchange: object = getattr(request.writer, ON_WRITER, None) or request.get(EXCHANGE)
+    if not isinstance(exchange, Exchange):
         raise NotIntercepted(
             "this request belongs to no open rollout: check that instrument_app was "
             "called on the root app, and that the rollout is open"
@@ -181,7 +181,7 @@ def _outermost(wiring: _Wiring) -> Middleware:
         request: web.Request, handler: Handler
     ) -> Awaitable[web.StreamResponse]:
         writer = request.writer
-        if getattr(writer, EXCHANGE_NAME, None) is not None:
+        if getattr(writer, ON_WRITER, None) is not None:
             return handler(request)
         info = request.match_info
         rollout_id = _resolve(wiring, request) if key is None else info.get(key)
@@ -241,16 +241,15 @@ async def _serve(
         if exchange.answer_begun:
             return fail_exchange(request, exchange, exc)
         exchange.handler_returned()
+        place.connections.end_with(request.task, exchange)
         raise
     except Exception as exc:  # noqa: BLE001 - whatever escapes becomes a redacted 500
-        return fail_exchange(request, exchange, exc)
+        response = fail_exchange(request, exchange, exc)
     except BaseException:
         exchange.handler_cancelled()
         exchange.finish()
         raise
-    finally:
-        if exchange.outcome is None:
-            place.connections.end_with(request.task, exchange)
+    place.connections.end_with(request.task, exchange)
     return response
 
 

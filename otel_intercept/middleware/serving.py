@@ -2,6 +2,7 @@
 
 import logging
 from functools import partial
+from types import MethodType
 from typing import Final
 
 from aiohttp import web
@@ -13,7 +14,11 @@ from otel_intercept.exchange import Exchange
 from otel_intercept.middleware.connections import Connections
 from otel_intercept.middleware.foreign import call_restored
 from otel_intercept.middleware.incoming import Place, Places
-from otel_intercept.middleware.writer import observe
+from otel_intercept.middleware.writer import (
+    ON_WRITER,
+    WRITE_HEADERS,
+    write_headers,
+)
 from otel_intercept.record import Request
 from otel_intercept.rollout import Rollout
 
@@ -51,7 +56,8 @@ def start_exchange(
     )
     writer = request.writer
     if type(writer) is StreamWriter:
-        observe(writer, exchange)
+        setattr(writer, ON_WRITER, exchange)
+        setattr(writer, WRITE_HEADERS, MethodType(write_headers, writer))
     else:
         request[EXCHANGE] = exchange
     return exchange

@@ -5,11 +5,9 @@ handler uses, so this is where "what the agent got" is true.
 """
 
 import re
-from functools import partial
 from typing import Final
 
 from aiohttp import ClientConnectionResetError, hdrs
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 
@@ -17,7 +15,9 @@ from otel_intercept.exchange import Exchange
 from otel_intercept.semconv import Phase
 from otel_intercept.sse import Written
 
-EXCHANGE_NAME: Final = "exchange"
+ON_WRITER: Final = "exchange"
+"""The attribute of a writer under which the exchange of its answer is found."""
+
 WRITE_HEADERS: Final = "write_headers"
 _EVENT_STREAM: Final = "text/event-stream"
 _JSON: Final = re.compile(r"application/(?:[\w.+-]+\+)?json\b", re.ASCII)
@@ -80,23 +80,6 @@ class ObservedWriter(StreamWriter):
         exchange.answer_ended()
 
 
-def observe(writer: StreamWriter, exchange: Exchange) -> None:
-    """Report headers, bytes, the end and failed writes of one answer to its exchange.
-
-    The writer lives for one request and has written nothing yet, so that giving it
-    another class changes nothing else. But that makes all that it does slower, so it
-    waits for the headers of an answer that is not sent by `send_plain`.
-    """
-    setattr(writer, EXCHANGE_NAME, exchange)
-    setattr(writer, WRITE_HEADERS, partial(_write_headers, writer))
-
-
-def exchange_of(writer: AbstractStreamWriter) -> Exchange | None:
-    """Return the exchange that what a writer writes is the answer of, if any."""
-    exchange: object = getattr(writer, EXCHANGE_NAME, None)
-    return exchange if isinstance(exchange, Exchange) else None
-
-
 def report_headers(
     writer: StreamWriter, exchange: Exchange, status: int, headers: CIMultiDict[str]
 ) -> None:
@@ -111,9 +94,15 @@ def report_headers(
     exchange.answer_began(status, event_stream=event_stream, other=other)
 
 
-async def _write_headers(
+async def write_headers(
     writer: StreamWriter, status_line: str, headers: CIMultiDict[str]
 ) -> None:
+    """Write the headers on a writer that is observed from now on.
+
+    The writer lives for one request and has written nothing yet, so that giving it
+    another class changes nothing else. But that makes all that it does slower: it gets
+    this method as its own first, and most answers need no more (`send_plain`).
+    """
     delattr(writer, WRITE_HEADERS)
     writer.__class__ = ObservedWriter
     await writer.write_headers(status_line, headers)
