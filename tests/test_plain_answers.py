@@ -118,6 +118,14 @@ async def note_a_failed_write(stage: Stage) -> None:
     stage.exchange.fail(OSError(SECRET), phase=Phase.CHUNK)
 
 
+async def close_the_connection(stage: Stage) -> None:
+    """Close it, which the connection itself notices in the next turn of the loop."""
+    stage.future.set_result(None)
+    assert stage.protocol is not None
+    assert stage.protocol.transport is not None
+    stage.protocol.transport.close()
+
+
 async def see_the_agent_off(_stage: Stage) -> None:
     """Give a lost connection the time to be noticed."""
     await asyncio.sleep(0.1)
@@ -272,6 +280,9 @@ SCENES: Final = {
     "the rollout closes before the headers": Scene(signal=closes_the_rollout),
     "a write fails elsewhere before the headers": Scene(
         before=upstream_hangs, signal=fails_elsewhere, outcome="cut"
+    ),
+    "the connection closes": Scene(
+        before=close_the_connection, outcome="agent_gone", watched=True
     ),
     "the agent has left": Scene(
         before=see_the_agent_off, leaves="before", outcome="agent_gone", watched=True

@@ -225,8 +225,8 @@ async def _serve(
                 and place.outermost
                 and type(writer) is StreamWriter
                 and exchange.returns_plainly()
+                and await send_plain(writer, request, response, exchange)
             ):
-                await send_plain(writer, request, response, exchange)
                 return response
             _check(response, exchange)
             exchange.handler_returned()

@@ -18,12 +18,16 @@ async def send_plain(
     request: web.Request,
     response: web.Response,
     exchange: Exchange,
-) -> None:
+) -> bool:
     """Send an answer of which nothing has begun, and report what becomes of it.
 
     The same is reported at the same moments as if the writer were observed: JSON in
     one piece has no step in between that tells anything. That costs a part of what it
     costs to watch the writer.
+
+    Returns:
+        False where aiohttp finds that it has sent the response before: nothing is sent
+        and nothing reported.
 
     Raises:
         BaseException: What aiohttp raises, unchanged.
@@ -49,9 +53,9 @@ async def send_plain(
             exchange.write_failed(exc, phase=Phase.EOF)
             raise
         exchange.answer_ended()
-        return
+        return True
     writer.__class__ = ObservedWriter
-    # Otherwise aiohttp found that the response was sent before, and did nothing.
     if prepared is writer:
         report_headers(writer, exchange, response.status, response.headers)
     await response.write_eof()
+    return prepared is writer
