@@ -91,9 +91,9 @@ def enter(exchange: Exchange) -> Token[Context]:
     """Make an exchange current, as itself and as a span, until it is left."""
     span = ExchangeSpan.__new__(ExchangeSpan)
     span.exchange = exchange
-    return _CURRENT.set(
-        Context({**_CURRENT.get(_EMPTY), _SPAN_KEY: span, _KEY: exchange})
-    )
+    own = {_SPAN_KEY: span, _KEY: exchange}
+    outer = _CURRENT.get(_EMPTY)
+    return _CURRENT.set(Context({**outer, **own} if outer else own))
 
 
 def leave(token: Token[Context]) -> None:

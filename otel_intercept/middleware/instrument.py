@@ -197,7 +197,7 @@ def _outermost(wiring: _Wiring) -> Middleware:
             request[_REJECTED] = True
             registry.reject(description.dialect)
             return _pass_through(wiring, place, request, handler)
-        exchange = start_exchange(place, request, rollout, description)
+        exchange = start_exchange(place, request, writer, rollout, description)
         return _serve(place, request, handler, exchange, writer)
 
     return intercept

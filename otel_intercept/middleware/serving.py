@@ -1,11 +1,11 @@
 """Start the exchange of a request, and serve it without touching what is served."""
 
 import logging
-from functools import partial
 from types import MethodType
 from typing import Final
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 from aiohttp.typedefs import Handler
 
@@ -47,14 +47,17 @@ class Serving:
 
 
 def start_exchange(
-    place: Place, request: web.Request, rollout: Rollout, description: Request
+    place: Place,
+    request: web.Request,
+    writer: AbstractStreamWriter,
+    rollout: Rollout,
+    description: Request,
 ) -> Exchange:
     """Start the exchange of a request, and watch the writer of its answer."""
     exchange = rollout.start_exchange(
         description,
-        agent_present=partial(place.connections.is_agent_present, request.protocol),
+        agent_present=MethodType(place.connections.is_agent_present, request.protocol),
     )
-    writer = request.writer
     if type(writer) is StreamWriter:
         setattr(writer, ON_WRITER, exchange)
         setattr(writer, WRITE_HEADERS, MethodType(write_headers, writer))
@@ -77,7 +80,9 @@ async def serve_unchanged(
     """
     try:
         place = serving.places.of(request)
-        exchange = start_exchange(place, request, rollout, place.describe(request))
+        exchange = start_exchange(
+            place, request, request.writer, rollout, place.describe(request)
+        )
         place.connections.end_with(request.task, exchange)
         token = enter(exchange)
     except Exception:  # noqa: BLE001 - telemetry never breaks traffic
