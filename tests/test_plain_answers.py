@@ -151,6 +151,11 @@ async def turns_into_a_page(_stage: Stage, response: web.StreamResponse) -> None
     response.content_type = "text/html"
 
 
+async def hangs(_stage: Stage, _response: web.StreamResponse) -> None:
+    """Never come to an end."""
+    await asyncio.sleep(3600)
+
+
 async def lets_upstream_fail(stage: Stage, _response: web.StreamResponse) -> None:
     """Let the upstream fail while the headers are prepared."""
     await asyncio.sleep(0.01)
@@ -286,6 +291,9 @@ SCENES: Final = {
     ),
     "the agent has left": Scene(
         before=see_the_agent_off, leaves="before", outcome="agent_gone", watched=True
+    ),
+    "the agent leaves before the headers, which cancels": Scene(
+        signal=hangs, leaves="before", cancels=True, outcome="agent_gone"
     ),
     "the agent leaves in the body": Scene(
         answer=lambda stage: stage.json(LARGE), leaves="in the body", outcome="cut"
