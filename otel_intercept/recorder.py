@@ -64,7 +64,8 @@ def keepalives_of(record: Record) -> tuple[CounterKey, int] | None:
         return None
     if not record.facts.keepalives:
         return None
-    return (semconv.KEEPALIVES.name, (record.dialect.value,)), record.facts.keepalives
+    key = (semconv.KEEPALIVES.name, (record.request.dialect.value,))
+    return key, record.facts.keepalives
 
 
 def counter_keys(record: Record) -> tuple[CounterKey, ...]:
@@ -73,7 +74,8 @@ def counter_keys(record: Record) -> tuple[CounterKey, ...]:
         case RolloutEnded():
             return ((semconv.ROLLOUTS.name, (record.outcome.value,)),)
         case ExchangeEnded():
-            labels = (record.outcome.value, record.dialect.value, record.stream)
+            spoken = record.request.dialect.value
+            labels = (record.outcome.value, spoken, record.stream)
             exchange: CounterKey = (semconv.EXCHANGES.name, labels)
             if record.replayed:
                 return (exchange, (semconv.EXCHANGES_REPLAYED.name, labels))

@@ -10,7 +10,6 @@ from otel_intercept.exchange import Exchange
 from otel_intercept.failure import Failure
 from otel_intercept.ids import new_span_id
 from otel_intercept.record import (
-    ExchangeEnded,
     FailureSeen,
     Record,
     Request,
@@ -135,11 +134,6 @@ class Rollout:
         return None if self._running else self._idle_since
 
     @property
-    def is_recorded(self) -> bool:
-        """Whether telemetry is on."""
-        return self._intake is not None
-
-    @property
     def fingerprint_key(self) -> bytes:
         """The key that makes fingerprints comparable."""
         return self._telemetry.settings.fingerprint_key
@@ -187,20 +181,17 @@ class Rollout:
         self, request: Request, *, agent_present: Callable[[], bool]
     ) -> Exchange:
         """Start an exchange. For adapters, such as the middleware."""
-        exchange = Exchange(
-            self, request, index=self._exchanges, agent_present=agent_present
-        )
-        self._exchanges += 1
+        intake, index = self._intake, self._exchanges
+        exchange = Exchange(self, request, index, agent_present, intake)
+        self._exchanges = index + 1
         self._open_exchanges.add(exchange)
         self._running += (exchange,)
-        if self._intake is not None:
-            self._intake.begin(self.ref.sampled, exchange)
+        if intake is not None:
+            intake.begin(self.ref.sampled, exchange)
         return exchange
 
-    def exchange_ended(self, exchange: object, record: ExchangeEnded | None) -> None:
-        """Hand over the record of an exchange that has ended, and let go of it."""
-        if record is not None and self._intake is not None:
-            self._intake.put(record)
+    def exchange_ended(self, exchange: object) -> None:
+        """Let go of an exchange that has ended, and has handed over its record."""
         if isinstance(exchange, Exchange):
             self._open_exchanges.discard(exchange)
         self._running = (

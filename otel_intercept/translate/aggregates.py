@@ -22,7 +22,9 @@ Exemplars: TypeAlias = Literal["sampled", "all", "none"]
 _BATCH: Final = 64
 """Records that wait to be added up together: a fraction of a millisecond's work."""
 
-_kind_of: Final = attrgetter("outcome", "dialect", "stream", "model", "rollout.sampled")
+_kind_of: Final = attrgetter(
+    "outcome", "request.dialect", "stream", "asked.model", "rollout.sampled"
+)
 """What exchanges have in common that add to the same series."""
 
 _logger: Final = logging.getLogger("otel_intercept.translate")
@@ -100,7 +102,7 @@ class Aggregates:
     def _add_exchanges(self, alike: list[ExchangeEnded]) -> bool:
         """Add up exchanges of a kind. False, and nothing is added, if one is bad."""
         try:
-            read = Alike(alike, self._model_label(alike[0].model))
+            read = Alike(alike, self._model_label(alike[0].asked.model))
             values, counts = list(read.measured()), list(read.counted())
         except Exception:  # noqa: BLE001 - one bad record must not stop the others
             return False

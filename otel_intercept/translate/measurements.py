@@ -5,7 +5,7 @@ The hot part of metrics: it works on columns, since a loop over records costs mo
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from operator import itemgetter, sub
+from operator import attrgetter, sub
 from typing import Final, NamedTuple, TypeAlias
 
 from otel_intercept import dialect, semconv
@@ -64,14 +64,15 @@ class Alike:
         self._records = records
         self._model = model
         self._columns = _Columns(*zip(*map(_columns_of, records), strict=True))
-        self._line = (records[0].dialect.value, model)
+        self._dialect = records[0].request.dialect.value
+        self._line = (self._dialect, model)
 
     def measured(self) -> Iterator[Measured]:
         """Yield the values, at least one for each series."""
         first, columns = self._records[0], self._columns
         yield Measured(
             semconv.EXCHANGE_DURATION,
-            (first.outcome.value, first.dialect.value, first.stream, self._model),
+            (first.outcome.value, self._dialect, first.stream, self._model),
             seconds_between(columns.start_ns, columns.end_ns),
             self._records,
         )
@@ -105,7 +106,7 @@ class Alike:
                 for record, each in zip(records, columns, strict=True)
                 for _ in each
             ]
-        ended = _Waits(*zip(*waits, strict=True))
+        ended = _Waits(*zip(*map(_wait_of, waits), strict=True))
         seconds = seconds_between(ended.start_ns, ended.end_ns)
         if not any(ended.error_type):
             yield Measured(
@@ -122,7 +123,7 @@ class Alike:
             )
 
     def _tokens(self) -> Iterator[Measured]:
-        shape = self._records[0].dialect
+        shape = self._records[0].request.dialect
         api = (dialect.operation_of(shape), dialect.provider_of(shape))
         for key, values, records in self._usages():
             labels = (*api, _USAGE[key], self._model)
@@ -191,10 +192,10 @@ class _Columns(NamedTuple):
 
 
 class _Waits(NamedTuple):
-    span_id: tuple[int, ...]
     start_ns: tuple[int, ...]
     end_ns: tuple[int, ...]
     error_type: tuple[ErrorType | None, ...]
 
 
-_columns_of: Final = itemgetter(*map(ExchangeEnded._fields.index, _Columns._fields))
+_columns_of: Final = attrgetter(*_Columns._fields)
+_wait_of: Final = attrgetter(*_Waits._fields)
