@@ -289,30 +289,29 @@ class Exchange(Reports):
             else:
                 outcome = self._conclude(ended=self._ended)
             self._outcome = outcome
+            now = time.perf_counter_ns()
             if self._intake is not None:
-                self._intake.put(self._record(outcome))
-            self._owner.exchange_ended(self)
+                asked, meter, trouble = self._asked, self._meter, self._trouble
+                # By position: by name, it takes several times as long.
+                record = ExchangeEnded(
+                    self._owner.ref,
+                    self.span_id,
+                    self.index,
+                    self._start_ns,
+                    self._epoch_ns + now,
+                    self.request,
+                    asked,
+                    asked.stream if meter is None else True,
+                    self._status,
+                    outcome,
+                    self._response or (() if meter is None else meter.response),
+                    self._waits,
+                    None if meter is None else meter.facts(),
+                    None if trouble is None else trouble.failure,
+                    None if trouble is None else trouble.failure_ns,
+                    trouble is not None and trouble.replayed,
+                )
+                self._intake.put(record)
+            self._owner.exchange_ended(self, now)
         except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
             confess("Exchange.finish")
-
-    def _record(self, outcome: ExchangeOutcome) -> ExchangeEnded:
-        asked, meter, trouble = self._asked, self._meter, self._trouble
-        # By position: by name, a record of this size takes several times as long.
-        return ExchangeEnded(
-            self._owner.ref,
-            self.span_id,
-            self.index,
-            self._start_ns,
-            self._epoch_ns + time.perf_counter_ns(),
-            self.request,
-            asked,
-            asked.stream if meter is None else True,
-            self._status,
-            outcome,
-            self._response or (() if meter is None else meter.response),
-            self._waits,
-            None if meter is None else meter.facts(),
-            None if trouble is None else trouble.failure,
-            None if trouble is None else trouble.failure_ns,
-            trouble is not None and trouble.replayed,
-        )

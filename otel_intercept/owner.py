@@ -60,8 +60,8 @@ class Owner(Protocol):
         """Count a failure, and fail the rollout if it is the first."""
         ...
 
-    def exchange_ended(self, exchange: object) -> None:
-        """Let go of an exchange that has ended, and has handed over its record."""
+    def exchange_ended(self, exchange: object, at: int) -> None:
+        """Let go of an exchange that has ended at this time (``perf_counter_ns``)."""
         ...
 
 

@@ -53,29 +53,32 @@ class UpstreamCalls(Delivery):
     def _future_ended(self, future: Watched) -> None:
         """Report a future's end, unless that was looked up. For asyncio to call."""
         try:
-            exc = _exception_of(future)
+            try:
+                exc = future.exception()
+            except asyncio.CancelledError as cancelled:
+                exc = cancelled
             pending = self._pending
             # Nearly always it is the only one, and all is well.
             if (
                 exc is None
                 and len(pending) == 1
-                and pending[0][0] is future
-                and (since := pending[0][1]) is not None
                 and self._trouble is None
                 and not self._waits
             ):
-                self._pending = ()
-                epoch_ns = self._epoch_ns
-                self._waits = (
-                    UpstreamWait(
-                        new_span_id(),
-                        epoch_ns + since,
-                        epoch_ns + time.perf_counter_ns(),
-                        None,
-                    ),
-                )
-            else:
-                self._any_future_ended(future, exc)
+                known, since = pending[0]
+                if known is future and since is not None:
+                    self._pending = ()
+                    epoch_ns = self._epoch_ns
+                    self._waits = (
+                        UpstreamWait(
+                            new_span_id(),
+                            epoch_ns + since,
+                            epoch_ns + time.perf_counter_ns(),
+                            None,
+                        ),
+                    )
+                    return
+            self._any_future_ended(future, exc)
         except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
             confess("Exchange.watch")
 
