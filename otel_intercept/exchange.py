@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from otel_intercept import failure as failures
 from otel_intercept.dialect import genai
 from otel_intercept.failure import Failure
-from otel_intercept.ids import new_span_id
+from otel_intercept.ids import draw_span_id, new_span_id
 from otel_intercept.outcome import GOOD, NO_ANSWER, OK, Cause
 from otel_intercept.owner import Intake, Owner
 from otel_intercept.record import (
@@ -69,7 +69,10 @@ class Exchange(Reports):
         self._owner = owner
         self.request = request
         self.index = index
-        self.span_id = new_span_id()
+        try:
+            self.span_id = draw_span_id()
+        except IndexError:
+            self.span_id = new_span_id()
         self._agent_present = agent_present
         self._answer = NO_ANSWER
         self._asked = _NOTHING
@@ -277,7 +280,7 @@ class Exchange(Reports):
             if self._pending:
                 self._look_upstream()
                 self._let_go()
-            # What `decide` says of nearly every exchange, without asking it.
+            intake, asked = self._intake, self._asked
             if (
                 self._trouble is None
                 and self._ended
@@ -285,33 +288,51 @@ class Exchange(Reports):
                 and self._meter is None
                 and self._head is None
             ):
-                outcome = OK
+                # Nearly every exchange: what follows below says the same of it.
+                self._outcome = OK
+                now = time.perf_counter_ns()
+                if intake is not None:
+                    record = ExchangeEnded(
+                        self._owner.ref,
+                        self.span_id,
+                        self.index,
+                        self._start_ns,
+                        self._epoch_ns + now,
+                        self.request,
+                        asked,
+                        asked.stream,
+                        self._status,
+                        OK,
+                        self._response,
+                        self._waits,
+                    )
+                    intake.put(record)
             else:
-                outcome = self._conclude(ended=self._ended)
-            self._outcome = outcome
-            now = time.perf_counter_ns()
-            if self._intake is not None:
-                asked, meter, trouble = self._asked, self._meter, self._trouble
-                # By position: by name, it takes several times as long.
-                record = ExchangeEnded(
-                    self._owner.ref,
-                    self.span_id,
-                    self.index,
-                    self._start_ns,
-                    self._epoch_ns + now,
-                    self.request,
-                    asked,
-                    asked.stream if meter is None else True,
-                    self._status,
-                    outcome,
-                    self._response or (() if meter is None else meter.response),
-                    self._waits,
-                    None if meter is None else meter.facts(),
-                    None if trouble is None else trouble.failure,
-                    None if trouble is None else trouble.failure_ns,
-                    trouble is not None and trouble.replayed,
-                )
-                self._intake.put(record)
+                self._outcome = outcome = self._conclude(ended=self._ended)
+                now = time.perf_counter_ns()
+                if intake is not None:
+                    intake.put(self._record(outcome, self._epoch_ns + now))
             self._owner.exchange_ended(self, now)
         except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
             confess("Exchange.finish")
+
+    def _record(self, outcome: ExchangeOutcome, end_ns: int) -> ExchangeEnded:
+        meter, trouble = self._meter, self._trouble
+        return ExchangeEnded(
+            rollout=self._owner.ref,
+            span_id=self.span_id,
+            exchange_index=self.index,
+            start_ns=self._start_ns,
+            end_ns=end_ns,
+            request=self.request,
+            asked=self._asked,
+            stream=self._streamed,
+            status=self._status,
+            outcome=outcome,
+            response=self._response or (() if meter is None else meter.response),
+            waits=self._waits,
+            facts=None if meter is None else meter.facts(),
+            failure=None if trouble is None else trouble.failure,
+            failure_ns=None if trouble is None else trouble.failure_ns,
+            replayed=trouble is not None and trouble.replayed,
+        )

@@ -8,7 +8,7 @@ from typing import Final, Protocol, TypeAlias
 
 from otel_intercept.delivery import Delivery
 from otel_intercept.failure import Failure
-from otel_intercept.ids import new_span_id
+from otel_intercept.ids import draw_span_id, new_span_id
 from otel_intercept.record import UpstreamWait
 from otel_intercept.semconv import Phase
 from otel_intercept.shield import confess
@@ -68,10 +68,14 @@ class UpstreamCalls(Delivery):
                 known, since = pending[0]
                 if known is future and since is not None:
                     self._pending = ()
+                    try:
+                        span_id = draw_span_id()
+                    except IndexError:
+                        span_id = new_span_id()
                     epoch_ns = self._epoch_ns
                     self._waits = (
                         UpstreamWait(
-                            new_span_id(),
+                            span_id,
                             epoch_ns + since,
                             epoch_ns + time.perf_counter_ns(),
                             None,

@@ -1,0 +1,190 @@
+"""The short ways of exchanges where all is well say what the long ways say."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import pytest
+from msgspec.structs import replace
+
+from otel_intercept import (
+    ErrorType,
+    Exchange,
+    ExchangeOutcome,
+    Phase,
+    Rollout,
+    RolloutRegistry,
+)
+from otel_intercept.record import ExchangeEnded, Request
+from otel_intercept.recorder import Recorder
+from otel_intercept.semconv import Dialect
+
+REQUEST = Request("POST", "/{id}/messages", "https", Dialect.MESSAGES, 2, (7, 8))
+BODY = {"model": "m-1", "max_tokens": 9}
+ANSWER = {"model": "m-2", "usage": {"input_tokens": 3, "output_tokens": 4}}
+
+Call = Callable[[Exchange], None]
+
+
+def call_upstream(exchange: Exchange) -> None:
+    """Call upstream once."""
+    with exchange.upstream_call():
+        pass
+
+
+def call_upstream_in_vain(exchange: Exchange) -> None:
+    """Have the only upstream call cancelled, which is no failure."""
+    with contextlib.suppress(asyncio.CancelledError), exchange.upstream_call():
+        raise asyncio.CancelledError
+
+
+def record_of(
+    rollout: Rollout,
+    call: Call = call_upstream,
+    *,
+    asked: dict[str, object] = BODY,
+    answered: dict[str, object] | None = None,
+) -> ExchangeEnded:
+    """Return the record of an exchange that goes well."""
+    recorder = Recorder(9)
+    exchange = Exchange(rollout, REQUEST, 5, lambda: True, recorder)
+    exchange.describe_request(asked)
+    call(exchange)
+    exchange.handler_returned()
+    if answered is not None:
+        exchange.describe_response(answered)
+    exchange.answer_began(201, event_stream=False)
+    exchange.answer_wrote(b"{}")
+    exchange.answer_ended()
+    (record,) = recorder.take(2)
+    assert isinstance(record, ExchangeEnded)
+    assert record.start_ns <= record.end_ns
+    return record
+
+
+def without_times(record: ExchangeEnded) -> ExchangeEnded:
+    """Return the record without what differs each time."""
+    waits = tuple(
+        replace(wait, span_id=1, start_ns=0, end_ns=0) for wait in record.waits
+    )
+    return replace(record, span_id=1, start_ns=0, end_ns=0, waits=waits)
+
+
+@pytest.mark.parametrize("answered", [None, ANSWER])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_exchange_without_trouble_has_the_same_record(
+    registry: RolloutRegistry, stream: bool, answered: dict[str, object] | None
+) -> None:
+    """The record that is made at once has all that the one after a decision has."""
+    rollout = registry.open("r1")
+    asked: dict[str, object] = BODY | {"stream": stream}
+
+    short = record_of(rollout, asked=asked, answered=answered)
+    long = record_of(rollout, call_upstream_in_vain, asked=asked, answered=answered)
+
+    assert short.outcome is ExchangeOutcome.OK
+    assert without_times(short) == without_times(long)
+    assert short.response == () if answered is None else short.response
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+async def test_a_future_that_succeeds_is_one_wait_on_either_way(
+    registry: RolloutRegistry, ahead: bool
+) -> None:
+    """Whether it is told of, looked up, or one of several: a wait, once, without error.
+
+    Looked up is what has ended before asyncio could say so.
+    """
+    loop = asyncio.get_running_loop()
+    rollout = registry.open("r1")
+    recorder = Recorder(9)
+    for number in (1, 2):
+        exchange = Exchange(rollout, REQUEST, number, lambda: True, recorder)
+        futures = [loop.create_future() for _ in range(number)]
+        for future in futures:
+            _ = exchange.watch(future)
+            future.set_result(None)
+        if not ahead:
+            await asyncio.sleep(0)
+        exchange.answer_began(200, event_stream=False)
+        await asyncio.sleep(0)
+        exchange.answer_ended()
+        exchange.finish()
+
+    records = recorder.take(3)
+
+    for number, record in enumerate(records, start=1):
+        assert isinstance(record, ExchangeEnded)
+        assert len(record.waits) == len({wait.span_id for wait in record.waits})
+        assert len(record.waits) == number
+        for wait in record.waits:
+            assert record.start_ns <= wait.start_ns <= wait.end_ns <= record.end_ns
+            assert wait.error_type is None
+    assert len(records) == 2
+
+
+async def test_a_future_that_was_looked_up_is_not_told_again(
+    registry: RolloutRegistry,
+) -> None:
+    """A failure found before asyncio tells of it counts once, also past the end."""
+    rollout = registry.open("r1")
+    recorder = Recorder(9)
+    exchange = Exchange(rollout, REQUEST, 0, lambda: True, recorder)
+    future = asyncio.get_running_loop().create_future()
+    _ = exchange.watch(future)
+    future.set_exception(TimeoutError())
+
+    exchange.answer_began(200, event_stream=False)
+    exchange.answer_ended()
+    exchange.finish()
+    await asyncio.sleep(0)
+
+    (record,) = recorder.take(9)
+    assert isinstance(record, ExchangeEnded)
+    assert record.outcome is ExchangeOutcome.SILENT_EMPTY
+    assert [wait.error_type for wait in record.waits] == [ErrorType.UPSTREAM_TIMEOUT]
+    assert rollout.failures == 1
+
+
+async def test_a_success_takes_an_earlier_failure_back_on_the_short_way_too(
+    registry: RolloutRegistry,
+) -> None:
+    """A watched future that succeeds says that the call which failed was made again."""
+    rollout = registry.open("r1")
+    recorder = Recorder(9)
+    exchange = Exchange(rollout, REQUEST, 0, lambda: True, recorder)
+    with contextlib.suppress(TimeoutError), exchange.upstream_call():
+        raise TimeoutError
+    future = asyncio.get_running_loop().create_future()
+    _ = exchange.watch(future)
+    future.set_result(None)
+    await asyncio.sleep(0)
+
+    exchange.answer_began(200, event_stream=False)
+    exchange.answer_ended()
+    exchange.finish()
+
+    (record,) = recorder.take(9)
+    assert isinstance(record, ExchangeEnded)
+    assert record.outcome is ExchangeOutcome.OK
+    assert (len(record.waits), rollout.failures) == (2, 0)
+
+
+def test_an_exchange_that_outlives_its_rollout_is_found(
+    registry: RolloutRegistry,
+) -> None:
+    """Ending all exchanges ends those of rollouts that have ended before, too."""
+    rollout = registry.open("r1")
+    before = rollout.start_exchange(REQUEST, agent_present=lambda: True)
+    registry.close("r1")
+    after = rollout.start_exchange(REQUEST, agent_present=lambda: True)
+    ended = rollout.start_exchange(REQUEST, agent_present=lambda: True)
+    ended.fail(TimeoutError(), phase=Phase.HANDLER)
+    ended.finish()
+
+    registry.end_exchanges()
+
+    assert before.outcome is ExchangeOutcome.CANCELLED
+    assert after.outcome is ExchangeOutcome.CANCELLED
+    assert ended.outcome is ExchangeOutcome.HANDLER_FAILED
+    assert rollout.running == 0
