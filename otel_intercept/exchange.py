@@ -8,11 +8,9 @@ from otel_intercept import failure as failures
 from otel_intercept.dialect import genai
 from otel_intercept.failure import Failure
 from otel_intercept.ids import draw_span_id, new_span_id
-from otel_intercept.outcome import GOOD, NO_ANSWER, OK, Cause
+from otel_intercept.outcome import NO_ANSWER, Cause
 from otel_intercept.owner import Intake, Owner
 from otel_intercept.record import (
-    Attributes,
-    ExchangeEnded,
     Request,
     RequestFacts,
 )
@@ -50,10 +48,6 @@ class Exchange(Reports):
     __slots__ = (
         "__weakref__",
         "_handler_done",
-        "_intake",
-        "_response",
-        "index",
-        "request",
     )
 
     def __init__(
@@ -84,7 +78,7 @@ class Exchange(Reports):
         self._outcome = None
         self._outlives_agent = False
         self._pending = ()
-        self._response: Attributes = ()
+        self._response = ()
         self._status = None
         self._trouble = None
         self._waits = ()
@@ -183,7 +177,8 @@ class Exchange(Reports):
         if self._status is not None:
             return
         try:
-            self._look_upstream()
+            if self._pending:
+                self._look_upstream()
             self._begin(
                 status, self.request.dialect, event_stream=event_stream, other=other
             )
@@ -207,7 +202,10 @@ class Exchange(Reports):
     def answer_ended(self) -> None:
         """Note that the body was closed without an error."""
         try:
-            self._end()
+            if self._meter is None:
+                self._ended = True
+            else:
+                self._end()
             if self._trouble is not None:
                 self._trouble.settle(self._answer)
         except Exception:  # noqa: BLE001 - as above
@@ -271,68 +269,3 @@ class Exchange(Reports):
             self._conclude(ended=True)
         if self._trouble is not None:
             self._trouble.settle(self._answer)
-
-    def finish(self) -> None:
-        """Decide the outcome and hand over the record. Idempotent."""
-        if self._outcome is not None:
-            return
-        try:
-            if self._pending:
-                self._look_upstream()
-                self._let_go()
-            intake, asked = self._intake, self._asked
-            if (
-                self._trouble is None
-                and self._ended
-                and self._answer is GOOD
-                and self._meter is None
-                and self._head is None
-            ):
-                # Nearly every exchange: what follows below says the same of it.
-                self._outcome = OK
-                now = time.perf_counter_ns()
-                if intake is not None:
-                    record = ExchangeEnded(
-                        self._owner.ref,
-                        self.span_id,
-                        self.index,
-                        self._start_ns,
-                        self._epoch_ns + now,
-                        self.request,
-                        asked,
-                        asked.stream,
-                        self._status,
-                        OK,
-                        self._response,
-                        self._waits,
-                    )
-                    intake.put(record)
-            else:
-                self._outcome = outcome = self._conclude(ended=self._ended)
-                now = time.perf_counter_ns()
-                if intake is not None:
-                    intake.put(self._record(outcome, self._epoch_ns + now))
-            self._owner.exchange_ended(self, now)
-        except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
-            confess("Exchange.finish")
-
-    def _record(self, outcome: ExchangeOutcome, end_ns: int) -> ExchangeEnded:
-        meter, trouble = self._meter, self._trouble
-        return ExchangeEnded(
-            rollout=self._owner.ref,
-            span_id=self.span_id,
-            exchange_index=self.index,
-            start_ns=self._start_ns,
-            end_ns=end_ns,
-            request=self.request,
-            asked=self._asked,
-            stream=self._streamed,
-            status=self._status,
-            outcome=outcome,
-            response=self._response or (() if meter is None else meter.response),
-            waits=self._waits,
-            facts=None if meter is None else meter.facts(),
-            failure=None if trouble is None else trouble.failure,
-            failure_ns=None if trouble is None else trouble.failure_ns,
-            replayed=trouble is not None and trouble.replayed,
-        )

@@ -9,6 +9,7 @@ from typing import Final, Protocol, TypeAlias
 from otel_intercept.delivery import Delivery
 from otel_intercept.failure import Failure
 from otel_intercept.ids import draw_span_id, new_span_id
+from otel_intercept.owner import Intake
 from otel_intercept.record import UpstreamWait
 from otel_intercept.semconv import Phase
 from otel_intercept.shield import confess
@@ -22,6 +23,8 @@ MAX_WAITS: Final = 16
 
 _RESPONSE_FUTURE: Final = Phase.RESPONSE_FUTURE
 _UPSTREAM_CALL: Final = Phase.UPSTREAM_CALL
+_UNTIMED: Final = (UpstreamWait(0, 0, 0, None),)
+"""A wait of which nobody will ask more than whether there was one."""
 
 
 class Watched(Protocol):
@@ -41,7 +44,10 @@ class UpstreamCalls(Delivery):
     that awaits a future that is done goes on at once, so the end is also looked up.
     """
 
-    __slots__ = ("_pending", "_trouble", "_waits")
+    __slots__ = ("_intake", "_pending", "_trouble", "_waits")
+
+    _intake: Intake | None
+    """Takes the record; None if telemetry is off, and there is no use for one."""
 
     _pending: tuple[tuple[Watched, int | None], ...]
     """What asyncio has not told of yet, and since when it is waited for
@@ -68,6 +74,9 @@ class UpstreamCalls(Delivery):
                 known, since = pending[0]
                 if known is future and since is not None:
                     self._pending = ()
+                    if self._intake is None:
+                        self._waits = _UNTIMED
+                        return
                     try:
                         span_id = draw_span_id()
                     except IndexError:

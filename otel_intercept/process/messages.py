@@ -276,8 +276,25 @@ def to_wire(
 
 def to_done(record: ExchangeEnded, rollout: WireRollout) -> tuple[object, ...]:
     """Return an ended exchange as it travels."""
-    fields = astuple(record)
-    return (rollout, *fields[1:5], to_request(record.request), *fields[6:])
+    request = record.request
+    return (
+        rollout,
+        record.span_id,
+        record.exchange_index,
+        record.start_ns,
+        record.end_ns,
+        request if request.link is None else to_request(request),
+        record.asked,
+        record.stream,
+        record.status,
+        record.outcome,
+        record.response,
+        record.waits,
+        record.facts,
+        record.failure,
+        record.failure_ns,
+        record.replayed,
+    )
 
 
 def to_begun(
