@@ -4,7 +4,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Mapping
-from operator import attrgetter
 from typing import Final, Literal, TypeAlias
 
 from otel_intercept import semconv
@@ -21,11 +20,6 @@ Exemplars: TypeAlias = Literal["sampled", "all", "none"]
 
 _BATCH: Final = 64
 """Records that wait to be added up together: a fraction of a millisecond's work."""
-
-_kind_of: Final = attrgetter(
-    "outcome", "request.dialect", "stream", "asked.model", "rollout.sampled"
-)
-"""What exchanges have in common that add to the same series."""
 
 _logger: Final = logging.getLogger("otel_intercept.translate")
 
@@ -143,3 +137,14 @@ class Aggregates:
         if self._exemplars == "sampled":
             return record.rollout.sampled
         return self._exemplars == "all"
+
+
+def _kind_of(record: ExchangeEnded) -> object:
+    """Return what exchanges have in common that add to the same series."""
+    return (
+        record.outcome,
+        record.request.dialect,
+        record.stream,
+        record.asked.model,
+        record.rollout.sampled,
+    )

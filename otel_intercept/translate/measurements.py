@@ -5,7 +5,7 @@ The hot part of metrics: it works on columns, since a loop over records costs mo
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from operator import attrgetter, sub
+from operator import sub
 from typing import Final, NamedTuple, TypeAlias
 
 from otel_intercept import dialect, semconv
@@ -63,7 +63,20 @@ class Alike:
     def __init__(self, records: list[ExchangeEnded], model: str) -> None:
         self._records = records
         self._model = model
-        self._columns = _Columns(*zip(*map(_columns_of, records), strict=True))
+        # Attributes that stand in the code are found twice as fast as by `attrgetter`.
+        rows = [
+            (
+                one.start_ns,
+                one.end_ns,
+                one.waits,
+                one.response,
+                one.facts,
+                one.failure,
+                one.replayed,
+            )
+            for one in records
+        ]
+        self._columns = _Columns(*zip(*rows, strict=True))
         self._dialect = records[0].request.dialect.value
         self._line = (self._dialect, model)
 
@@ -106,7 +119,8 @@ class Alike:
                 for record, each in zip(records, columns, strict=True)
                 for _ in each
             ]
-        ended = _Waits(*zip(*map(_wait_of, waits), strict=True))
+        rows = [(one.start_ns, one.end_ns, one.error_type) for one in waits]
+        ended = _Waits(*zip(*rows, strict=True))
         seconds = seconds_between(ended.start_ns, ended.end_ns)
         if not any(ended.error_type):
             yield Measured(
@@ -195,7 +209,3 @@ class _Waits(NamedTuple):
     start_ns: tuple[int, ...]
     end_ns: tuple[int, ...]
     error_type: tuple[ErrorType | None, ...]
-
-
-_columns_of: Final = attrgetter(*_Columns._fields)
-_wait_of: Final = attrgetter(*_Waits._fields)
