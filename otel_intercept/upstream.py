@@ -61,8 +61,8 @@ class UpstreamCalls(Delivery):
         try:
             try:
                 exc = future.exception()
-            except asyncio.CancelledError as cancelled:
-                exc = cancelled
+            except asyncio.CancelledError:
+                exc = asyncio.CancelledError()
             pending = self._pending
             # Nearly always it is the only one, and all is well.
             if (
@@ -110,8 +110,10 @@ class UpstreamCalls(Delivery):
         """Report futures that have ended, before asyncio tells of them."""
         for watch in self._pending:
             future, since = watch
-            # What is reported may make others be looked up on the way.
-            if since is not None and future.done() and watch in self._pending:
+            if since is None or not future.done():
+                continue
+            # A report may have had the others looked up on the way.
+            if any(one is watch for one in self._pending):
                 self._pending = tuple(
                     (future, None) if one is watch else one for one in self._pending
                 )
@@ -170,5 +172,6 @@ class UpstreamCall:
 def _exception_of(future: Watched) -> BaseException | None:
     try:
         return future.exception()
-    except asyncio.CancelledError as cancelled:
-        return cancelled
+    except asyncio.CancelledError:
+        # A new one: what was raised here holds this frame, and so itself.
+        return asyncio.CancelledError()

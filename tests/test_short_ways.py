@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -188,3 +190,27 @@ def test_an_exchange_that_outlives_its_rollout_is_found(
     assert after.outcome is ExchangeOutcome.CANCELLED
     assert ended.outcome is ExchangeOutcome.HANDLER_FAILED
     assert rollout.running == 0
+
+
+async def test_a_cancelled_future_leaves_no_garbage(
+    registry: RolloutRegistry,
+) -> None:
+    """What asyncio raises for a cancelled future does not keep itself alive."""
+    exchange = Exchange(registry.open("r1"), REQUEST, 0, lambda: True, Recorder(9))
+    gone = weakref.ref(exchange)
+    told, found = (asyncio.get_running_loop().create_future() for _ in range(2))
+    for future in (told, found):
+        _ = exchange.watch(future)
+
+    gc.disable()
+    try:
+        told.cancel()
+        await asyncio.sleep(0)
+        found.cancel()
+        exchange.finish()
+        await asyncio.sleep(0)
+        del exchange, future, told, found
+
+        assert gone() is None
+    finally:
+        gc.enable()
