@@ -148,15 +148,28 @@ async def test_a_future_that_was_looked_up_is_not_told_again(
     assert rollout.failures == 1
 
 
+def fail_a_call(exchange: Exchange) -> None:
+    """Have an upstream call fail."""
+    with contextlib.suppress(TimeoutError), exchange.upstream_call():
+        raise TimeoutError
+
+
+def report_a_failed_call(exchange: Exchange) -> None:
+    """Report that an upstream call failed which nobody timed."""
+    exchange.fail(TimeoutError(), phase=Phase.UPSTREAM_CALL)
+
+
+@pytest.mark.parametrize(
+    ("fail", "waits"), [(fail_a_call, 2), (report_a_failed_call, 1)]
+)
 async def test_a_success_takes_an_earlier_failure_back_on_the_short_way_too(
-    registry: RolloutRegistry,
+    registry: RolloutRegistry, fail: Call, waits: int
 ) -> None:
     """A watched future that succeeds says that the call which failed was made again."""
     rollout = registry.open("r1")
     recorder = Recorder(9)
     exchange = Exchange(rollout, REQUEST, 0, lambda: True, recorder)
-    with contextlib.suppress(TimeoutError), exchange.upstream_call():
-        raise TimeoutError
+    fail(exchange)
     future = asyncio.get_running_loop().create_future()
     _ = exchange.watch(future)
     future.set_result(None)
@@ -169,27 +182,68 @@ async def test_a_success_takes_an_earlier_failure_back_on_the_short_way_too(
     (record,) = recorder.take(9)
     assert isinstance(record, ExchangeEnded)
     assert record.outcome is ExchangeOutcome.OK
-    assert (len(record.waits), rollout.failures) == (2, 0)
+    assert (len(record.waits), rollout.failures) == (waits, 0)
 
 
-def test_an_exchange_that_outlives_its_rollout_is_found(
+async def test_without_telemetry_a_wait_is_known_all_the_same(
     registry: RolloutRegistry,
 ) -> None:
-    """Ending all exchanges ends those of rollouts that have ended before, too."""
+    """Whether upstream was called is known also where nobody asks for how long."""
+    exchange = Exchange(registry.open("r1"), REQUEST, 0, lambda: True, None)
+    future = asyncio.get_running_loop().create_future()
+    _ = exchange.watch(future)
+    before = exchange.called_upstream
+
+    future.set_result(None)
+    await asyncio.sleep(0)
+
+    assert (before, exchange.called_upstream) == (False, True)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_exchange_that_outlives_its_rollout_is_found(
+    registry: RolloutRegistry, late: bool
+) -> None:
+    """Ending all exchanges ends those of a rollout that has ended before, too.
+
+    Also one that came late, in whatever server holds on to a rollout.
+    """
     rollout = registry.open("r1")
-    before = rollout.start_exchange(REQUEST, agent_present=lambda: True)
+    if late:
+        registry.close("r1")
+    left = rollout.start_exchange(REQUEST, agent_present=lambda: True)
+    over = rollout.start_exchange(REQUEST, agent_present=lambda: True)
     registry.close("r1")
-    after = rollout.start_exchange(REQUEST, agent_present=lambda: True)
-    ended = rollout.start_exchange(REQUEST, agent_present=lambda: True)
-    ended.fail(TimeoutError(), phase=Phase.HANDLER)
-    ended.finish()
+    over.fail(TimeoutError(), phase=Phase.HANDLER)
+    over.finish()
 
     registry.end_exchanges()
 
-    assert before.outcome is ExchangeOutcome.CANCELLED
-    assert after.outcome is ExchangeOutcome.CANCELLED
-    assert ended.outcome is ExchangeOutcome.HANDLER_FAILED
+    assert left.outcome is ExchangeOutcome.CANCELLED
+    assert over.outcome is ExchangeOutcome.HANDLER_FAILED
     assert rollout.running == 0
+
+
+class State(dict[str, object]):
+    """A state of which can be told whether it is still held."""
+
+
+def test_a_rollout_that_all_have_left_is_let_go(registry: RolloutRegistry) -> None:
+    """A rollout that ends before its exchange is held until that has ended."""
+    state = State()
+    held = weakref.ref(state)
+    rollout = registry.open("r1", state=state)
+    exchange = rollout.start_exchange(REQUEST, agent_present=lambda: True)
+    registry.close("r1")
+    del state, rollout
+    held_before = held() is not None
+
+    exchange.finish()
+    del exchange
+    gc.collect()
+
+    assert held_before
+    assert held() is None
 
 
 async def test_a_cancelled_future_leaves_no_garbage(
