@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Final
 
 from otel_intercept import failure as failures
-from otel_intercept.dialect.genai import RequestFacts
 from otel_intercept.failure import Failure
 from otel_intercept.outcome import NO_CAUSE, Cause, Facts, decide
 from otel_intercept.owner import Owner
+from otel_intercept.record import RequestFacts
 from otel_intercept.semconv import ExchangeOutcome, Phase
 from otel_intercept.shield import confess
 from otel_intercept.stream import StreamMeter
@@ -15,7 +15,6 @@ from otel_intercept.trouble import Trouble, describe, fail_separately
 from otel_intercept.upstream import UpstreamCalls
 
 _AGENT_LOST: Final = frozenset({Cause.WRITE_FAILED, Cause.AGENT_LEFT})
-_RESPONSE_FUTURE: Final = Phase.RESPONSE_FUTURE
 _TAIL_NOISE_AFTER: Final = frozenset(
     {ExchangeOutcome.CANCELLED, ExchangeOutcome.CLEAN_STOP}
 )
@@ -29,9 +28,6 @@ class Causes(UpstreamCalls):
         "_asked",
         "_outcome",
         "_owner",
-        "_trouble",
-        "_upstream_cancelled",
-        "_write_error",
         "span_id",
     )
 
@@ -39,9 +35,6 @@ class Causes(UpstreamCalls):
     _asked: RequestFacts
     _outcome: ExchangeOutcome | None
     _owner: Owner
-    _trouble: Trouble | None
-    _upstream_cancelled: bool
-    _write_error: BaseException | None
     span_id: int
 
     @property
@@ -75,7 +68,7 @@ class Causes(UpstreamCalls):
                 self._answer,
                 *body,
                 ended=ended,
-                upstream_cancelled=self._upstream_cancelled,
+                upstream_cancelled=trouble.upstream_cancelled,
                 stopped=trouble.stopped,
             )
         )
@@ -99,8 +92,6 @@ class Causes(UpstreamCalls):
         self, started: int, exc: BaseException | None, phase: Phase
     ) -> None:
         try:
-            if phase is _RESPONSE_FUTURE and len(self._pending) == 1:
-                self._pending = ()
             failed: Failure | None = None
             if exc is not None:
                 failed = self._upstream_raised(exc, phase)
@@ -112,7 +103,7 @@ class Causes(UpstreamCalls):
             confess("Exchange._upstream_ended")
 
     def _upstream_raised(self, exc: BaseException, phase: Phase) -> Failure | None:
-        if exc is self._write_error:
+        if self._trouble is not None and exc is self._trouble.write_error:
             return None  # the agent's failure, on its way through the upstream's block
         if failures.is_cancellation(exc):
             self._upstream_was_cancelled()
@@ -134,7 +125,7 @@ class Causes(UpstreamCalls):
     def _upstream_was_cancelled(self) -> None:
         # A handler's own deadline cancels the future too; only teardown and a lost
         # agent are certain causes.
-        self._upstream_cancelled = True
+        self._find_trouble().upstream_cancelled = True
         if self._owner.closed:
             self._note(Cause.CANCELLED)
         elif not self._agent_present():

@@ -10,22 +10,18 @@ class Clock:
     go by `Exchange`: an object for each job would cost more than the job.
     """
 
-    __slots__ = ("_start", "_start_ns")
+    __slots__ = ("_epoch_ns", "_start_ns")
 
-    _start: int
-    """``time.perf_counter_ns()`` at the start."""
+    _epoch_ns: int
+    """What to add to a ``time.perf_counter_ns()`` for Unix nanoseconds."""
 
     _start_ns: int
     """The start in Unix nanoseconds."""
 
     def _now_ns(self) -> int:
         """Return the current time in Unix nanoseconds, never before the start."""
-        return self._start_ns + time.perf_counter_ns() - self._start
-
-    def _at_ns(self, moment: int) -> int:
-        """Return a ``time.perf_counter_ns()`` in Unix nanoseconds."""
-        return self._start_ns + moment - self._start
+        return self._epoch_ns + time.perf_counter_ns()
 
     def _moment_of(self, at_ns: int) -> int:
-        """Return Unix nanoseconds as a ``time.perf_counter_ns()``: undoes `_at_ns`."""
-        return self._start + at_ns - self._start_ns
+        """Return Unix nanoseconds as a ``time.perf_counter_ns()``."""
+        return at_ns - self._epoch_ns

@@ -55,10 +55,10 @@ class Delivery(Clock):
     ) -> None:
         """Take in the status line and the headers."""
         self._status = status
-        self._answer = answer_of(status)
-        if self._answer is GOOD:
+        self._answer = answer = answer_of(status)
+        if answer is GOOD:
             if event_stream:
-                self._meter = StreamMeter(dialect, self._start)
+                self._meter = StreamMeter(dialect, self._moment_of(self._start_ns))
             elif other:
                 self._head = b""
 
@@ -75,16 +75,6 @@ class Delivery(Clock):
         if self._meter is not None:
             self._meter.end()
         self._ended = True
-
-    @property
-    def _is_plainly_good(self) -> bool:
-        """Whether all of a good body went out that there was no need to look into."""
-        return (
-            self._ended
-            and self._answer is GOOD
-            and self._meter is None
-            and self._head is None
-        )
 
     def _body_facts(self, *, stream_asked: bool) -> BodyFacts:
         """Return what the body tells of the outcome, knowing what was asked for."""

@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from otel_intercept import failure as failures
 from otel_intercept.dialect import genai
 from otel_intercept.failure import Failure
-from otel_intercept.ids import new_span_id
-from otel_intercept.outcome import GOOD, NO_ANSWER, OK, Cause
-from otel_intercept.owner import Owner
-from otel_intercept.record import Attributes, ExchangeEnded, Request
+from otel_intercept.ids import draw_span_id, new_span_id
+from otel_intercept.outcome import GOOD, NO_ANSWER, Cause
+from otel_intercept.owner import Intake, Owner
+from otel_intercept.record import Request, RequestFacts
 from otel_intercept.reports import Reports
 from otel_intercept.semconv import ExchangeOutcome, Phase
 from otel_intercept.shield import confess, shielded
 from otel_intercept.sse import Written
 from otel_intercept.trouble import CAUSE_OF_PHASE, describe
-from otel_intercept.upstream import UpstreamCall, Watch
+from otel_intercept.upstream import UpstreamCall
 
 if TYPE_CHECKING:
     import asyncio
 
 T = TypeVar("T")
 
-_NOTHING: Final = genai.RequestFacts(model=None, stream=False, attributes=())
-_STREAM: Final = genai.RequestFacts(model=None, stream=True, attributes=())
+_NOTHING: Final = RequestFacts(model=None, stream=False, attributes=())
+_STREAM: Final = RequestFacts(model=None, stream=True, attributes=())
 
 
 class Exchange(Reports):
@@ -39,48 +39,46 @@ class Exchange(Reports):
         request: What is known of the request.
         index: Its place in the rollout, from 0.
         agent_present: Tells whether the agent's connection still stands.
+        intake: Takes the record; None if telemetry is off, and there is no use for one.
     """
 
     __slots__ = (
         "__weakref__",
         "_handler_done",
-        "_recorded",
-        "_response",
-        "index",
-        "request",
     )
 
     def __init__(
         self,
         owner: Owner,
         request: Request,
-        *,
         index: int,
         agent_present: Callable[[], bool],
+        intake: Intake | None,
     ) -> None:
-        self._start_ns = time.time_ns()
-        self._start = time.perf_counter_ns()
+        self._start_ns = start_ns = time.time_ns()
+        self._epoch_ns = start_ns - time.perf_counter_ns()
         self._owner = owner
         self.request = request
         self.index = index
-        self.span_id = new_span_id()
+        try:
+            self.span_id = draw_span_id()
+        except IndexError:
+            self.span_id = new_span_id()
         self._agent_present = agent_present
         self._answer = NO_ANSWER
         self._asked = _NOTHING
         self._ended = False
         self._handler_done = False
+        self._intake = intake
         self._head = None
         self._meter = None
         self._outcome = None
         self._outlives_agent = False
         self._pending = ()
-        self._recorded = owner.is_recorded
-        self._response: Attributes = ()
+        self._response = ()
         self._status = None
         self._trouble = None
-        self._upstream_cancelled = False
         self._waits = ()
-        self._write_error = None
 
     @property
     def rollout(self) -> Owner:
@@ -111,7 +109,8 @@ class Exchange(Reports):
             The same future.
         """
         try:
-            self._pending += (Watch(future, self._upstream_ended),)
+            future.add_done_callback(self._future_ended)
+            self._pending += ((future, time.perf_counter_ns()),)
         except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
             confess("Exchange.watch")
         return future
@@ -131,7 +130,7 @@ class Exchange(Reports):
             body: The parsed JSON object. Only allow-listed keys are read, none is kept.
         """
         try:
-            if self._recorded:
+            if self._intake is not None:
                 self._asked = genai.request_attributes(body)
             else:
                 # The outcome depends on this one; for the rest there is no use.
@@ -142,7 +141,7 @@ class Exchange(Reports):
     def describe_response(self, body: Mapping[str, object]) -> None:
         """Likewise take the model, usage and finish reasons of an answer."""
         try:
-            if self._recorded:
+            if self._intake is not None:
                 self._response = genai.response_attributes(body)
         except Exception:  # noqa: BLE001 - as above
             confess("Exchange.describe_response")
@@ -175,7 +174,8 @@ class Exchange(Reports):
         if self._status is not None:
             return
         try:
-            self._look_upstream()
+            if self._pending:
+                self._look_upstream()
             self._begin(
                 status, self.request.dialect, event_stream=event_stream, other=other
             )
@@ -199,7 +199,10 @@ class Exchange(Reports):
     def answer_ended(self) -> None:
         """Note that the body was closed without an error."""
         try:
-            self._end()
+            if self._meter is None:
+                self._ended = True
+            else:
+                self._end()
             if self._trouble is not None:
                 self._trouble.settle(self._answer)
         except Exception:  # noqa: BLE001 - as above
@@ -212,11 +215,12 @@ class Exchange(Reports):
         """Note that a write raised: no trouble after the terminal, where SDKs leave."""
         if self._outcome is not None or failures.is_cancellation(exc):
             return
-        self._write_error = exc
+        self._find_trouble().write_error = exc
         if self._has_terminal:
             self._end()
         elif self._outlives_agent or (self._handler_done and not self.answer_begun):
-            teardown = self._upstream_cancelled and self._agent_present()
+            cancelled = self._find_trouble().upstream_cancelled
+            teardown = cancelled and self._agent_present()
             self._note(Cause.CANCELLED if teardown else Cause.AGENT_LEFT)
         else:
             self._note(Cause.WRITE_FAILED, describe(self._owner, exc, phase))
@@ -281,56 +285,3 @@ class Exchange(Reports):
             self._conclude(ended=True)
         if self._trouble is not None:
             self._trouble.settle(self._answer)
-
-    def finish(self) -> None:
-        """Decide the outcome and hand over the record. Idempotent."""
-        if self._outcome is not None:
-            return
-        try:
-            if self._pending:
-                self._look_upstream()
-                self._let_go()
-            self._write_error = None
-            # What `decide` says of nearly every exchange, without asking it.
-            if self._trouble is None and self._is_plainly_good:
-                outcome = OK
-            else:
-                outcome = self._conclude(ended=self._ended)
-            self._outcome = outcome
-            record = self._record(outcome) if self._recorded else None
-            self._owner.exchange_ended(self, record)
-        except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
-            confess("Exchange.finish")
-
-    def _record(self, outcome: ExchangeOutcome) -> ExchangeEnded:
-        request, asked = self.request, self._asked
-        trouble, meter = self._trouble, self._meter
-        # Past the named tuple's own function, which takes as long again; by name, a
-        # tuple of this length takes six times as long.
-        return tuple.__new__(
-            ExchangeEnded,
-            (
-                self._owner.ref,
-                self.span_id,
-                self.index,
-                self._start_ns,
-                self._now_ns(),
-                request.method,
-                request.route,
-                request.scheme,
-                request.dialect,
-                self._streamed,
-                self._status,
-                outcome,
-                None if trouble is None else trouble.failure,
-                None if trouble is None else trouble.failure_ns,
-                request.retry_count,
-                request.link,
-                None if meter is None else meter.facts(),
-                asked.model,
-                asked.attributes,
-                self._response or (() if meter is None else meter.response),
-                self._waits,
-                trouble is not None and trouble.replayed,
-            ),
-        )

@@ -14,6 +14,7 @@ from otel_intercept.rollout import Rollout
 from otel_intercept.semconv import RolloutOutcome
 
 MAX_OPEN: Final = 16_384
+_NS_PER_S: Final = 1_000_000_000
 """Open rollouts beyond which a request opens none: an agent may invent ids.
 
 Twice the largest number of rollouts that one job is known to keep in flight.
@@ -102,8 +103,9 @@ class IdleRollouts:
 
     def _check(self, rollout: Rollout) -> None:
         # A running exchange ends after now, so it cannot be too long ago next time.
-        since = rollout.idle_since
-        idle_s = 0.0 if since is None else time.monotonic() - since
+        since_ns = rollout.idle_since_ns
+        idle_ns = 0 if since_ns is None else time.perf_counter_ns() - since_ns
+        idle_s = idle_ns / _NS_PER_S
         if idle_s < self.idle_close_s:
             self._arm(rollout, self.idle_close_s - idle_s)
             return

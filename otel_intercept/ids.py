@@ -12,6 +12,9 @@ from typing import Final
 _IDS: Final = Struct("=512Q")
 _drawn: Final[list[int]] = []
 
+draw_span_id: Final = _drawn.pop
+"""`new_span_id` without the call, or an IndexError at the end of a batch."""
+
 
 def new_trace_id() -> int:
     """Return a random 128-bit id that is not zero."""

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from otel_intercept.errors import RolloutError
 from otel_intercept.failure import Failure
-from otel_intercept.record import ExchangeEnded, Record, RolloutRef
+from otel_intercept.record import Record, RolloutRef
 
 
 class Owner(Protocol):
@@ -60,11 +60,14 @@ class Owner(Protocol):
         """Count a failure, and fail the rollout if it is the first."""
         ...
 
-    @property
-    def is_recorded(self) -> bool:
-        """Whether telemetry is on, so that there is a use for records."""
+    def exchange_ended(self, exchange: object, at: int) -> None:
+        """Let go of an exchange that has ended at this time (``perf_counter_ns``)."""
         ...
 
-    def exchange_ended(self, exchange: object, record: ExchangeEnded | None) -> None:
-        """Take the record of an exchange that has ended, and let go of it."""
+
+class Intake(Protocol):
+    """Where the record of an exchange goes."""
+
+    def put(self, record: Record) -> None:
+        """Take an ended record: O(1), never blocks, never raises."""
         ...

@@ -2,9 +2,16 @@
 
 Times are Unix nanoseconds; ids are integers as in the OTel API; durations are seconds.
 A record holds no body, no header and no exception, so keeping one keeps nothing else.
+
+What is here is not tracked by the garbage collector (``gc=False``): thousands of
+records may wait, and a collection would look at all of them. It can be so because they
+hold values and one another, are made after what they hold, and are never written to:
+no cycle can go through one.
 """
 
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
+
+import msgspec
 
 from otel_intercept.failure import Failure
 from otel_intercept.semconv import (
@@ -18,7 +25,7 @@ AttributeValue: TypeAlias = str | bool | int | float | tuple[str, ...]
 Attributes: TypeAlias = tuple[tuple[str, AttributeValue], ...]
 
 
-class RolloutRef(NamedTuple):
+class RolloutRef(msgspec.Struct, frozen=True, gc=False):
     """What every record says about its rollout; made once when the rollout opens.
 
     ``span_id`` is the root span's. ``parent_span_id`` is set when the rollout joined a
@@ -36,14 +43,14 @@ class RolloutRef(NamedTuple):
     previous: tuple[int, int] | None = None
 
 
-class RolloutStarted(NamedTuple):
+class RolloutStarted(msgspec.Struct, frozen=True, gc=False):
     """A rollout opened: becomes the ``rollout.started`` marker span."""
 
     rollout: RolloutRef
     span_id: int
 
 
-class RolloutEnded(NamedTuple):
+class RolloutEnded(msgspec.Struct, frozen=True, gc=False):
     """A rollout closed: becomes the root span."""
 
     rollout: RolloutRef
@@ -54,7 +61,7 @@ class RolloutEnded(NamedTuple):
     failure: Failure | None
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What is known when a request comes in; nothing in it is the agent's text.
 
     Args:
@@ -74,7 +81,7 @@ class Request(NamedTuple):
     link: tuple[int, int] | None = None
 
 
-class UpstreamWait(NamedTuple):
+class UpstreamWait(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One wait for the upstream: becomes a ``chat {model}`` span below the exchange.
 
     ``error_type`` is None when the call succeeded or was cancelled.
@@ -86,7 +93,7 @@ class UpstreamWait(NamedTuple):
     error_type: ErrorType | None
 
 
-class StreamFacts(NamedTuple):
+class StreamFacts(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What was written of an SSE body. Gaps are between chunks, not keepalives."""
 
     chunks: int
@@ -96,11 +103,24 @@ class StreamFacts(NamedTuple):
     time_to_first_chunk_s: float | None
 
 
-class ExchangeEnded(NamedTuple):
+class RequestFacts(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What a request body says that is safe to keep.
+
+    ``model`` is not among ``attributes``, the allow-listed GenAI attributes: telemetry
+    narrows and caps it first. ``stream`` is whether an event stream was asked for.
+    """
+
+    model: str | None
+    stream: bool
+    attributes: Attributes
+
+
+class ExchangeEnded(msgspec.Struct, frozen=True, gc=False):
     """An exchange ended: becomes a SERVER span, its event and its upstream waits.
 
-    ``link`` is the (trace id, span id) that the agent sent as ``traceparent``.
-    ``request`` and ``response`` are the allow-listed GenAI attributes.
+    ``stream`` is whether an event stream was asked for or sent.
+    ``response`` are the allow-listed GenAI attributes of the answer.
+    ``facts`` are there when an event stream was sent.
     ``failure_ns`` is when the failure was seen; set exactly when ``failure`` is.
     ``replayed``: the answer is that of an earlier exchange, which made the call.
     """
@@ -110,26 +130,20 @@ class ExchangeEnded(NamedTuple):
     exchange_index: int
     start_ns: int
     end_ns: int
-    method: str
-    route: str
-    scheme: str
-    dialect: Dialect
+    request: Request
+    asked: RequestFacts
     stream: bool
     status: int | None
     outcome: ExchangeOutcome
-    failure: Failure | None
-    failure_ns: int | None
-    retry_count: int | None
-    link: tuple[int, int] | None
-    facts: StreamFacts | None
-    model: str | None
-    request: Attributes
     response: Attributes
     waits: tuple[UpstreamWait, ...]
+    facts: StreamFacts | None = None
+    failure: Failure | None = None
+    failure_ns: int | None = None
     replayed: bool = False
 
 
-class FailureSeen(NamedTuple):
+class FailureSeen(msgspec.Struct, frozen=True, gc=False):
     """A failure outside any open exchange: becomes a short span below the root.
 
     ``exchange_span_id`` links to the exchange that it came too late for.
@@ -142,7 +156,7 @@ class FailureSeen(NamedTuple):
     exchange_span_id: int | None
 
 
-class ExchangeRejected(NamedTuple):
+class ExchangeRejected(msgspec.Struct, frozen=True, gc=False):
     """A request for a rollout that is not open: counted, makes no span."""
 
     dialect: Dialect

@@ -64,7 +64,8 @@ def keepalives_of(record: Record) -> tuple[CounterKey, int] | None:
         return None
     if not record.facts.keepalives:
         return None
-    return (semconv.KEEPALIVES.name, (record.dialect.value,)), record.facts.keepalives
+    key = (semconv.KEEPALIVES.name, (record.request.dialect.value,))
+    return key, record.facts.keepalives
 
 
 def counter_keys(record: Record) -> tuple[CounterKey, ...]:
@@ -73,7 +74,8 @@ def counter_keys(record: Record) -> tuple[CounterKey, ...]:
         case RolloutEnded():
             return ((semconv.ROLLOUTS.name, (record.outcome.value,)),)
         case ExchangeEnded():
-            labels = (record.outcome.value, record.dialect.value, record.stream)
+            spoken = record.request.dialect.value
+            labels = (record.outcome.value, spoken, record.stream)
             exchange: CounterKey = (semconv.EXCHANGES.name, labels)
             if record.replayed:
                 return (exchange, (semconv.EXCHANGES_REPLAYED.name, labels))
@@ -89,7 +91,7 @@ def counter_keys(record: Record) -> tuple[CounterKey, ...]:
             return ()
 
 
-class Recorder:
+class Recorder(Waiting[SpanRecord]):
     """A bounded queue of ended records that knows what became of each.
 
     ``begin`` and ``put`` belong to one thread, the event loop's; ``take``, ``settle``
@@ -122,13 +124,12 @@ class Recorder:
         "_spans",
         "_started",
         "_tally",
-        "_waiting",
         "on_drop",
     )
 
     def __init__(self, queue_size: int, *, spans: bool = True) -> None:
+        super().__init__()
         self.on_drop: Callable[[Record], None] | None = None
-        self._waiting: Waiting[SpanRecord] = Waiting()
         self._queue_size = queue_size
         self._spans = spans
         self._tally: dict[CounterKey, int] = {}
@@ -142,9 +143,6 @@ class Recorder:
         self._open: dict[int, int] = {}
         self._most_open_rollouts = 0
         self._closed = False
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
     @property
     def open_rollouts(self) -> int:
@@ -198,10 +196,15 @@ class Recorder:
         O(1); takes no lock, never blocks, never raises.
         """
         if type(record) is ExchangeEnded and record.failure is None:
-            # Nearly all are, so they are not asked what else they might be.
+            # Nearly all are, so they are not asked what else they might be, and what
+            # `add` does is done here.
             if self._spans and record.rollout.sampled:
                 self._ended += 1
-            if self._closed or not self._waiting.add(record, most=self._queue_size):
+            ordinary = self._ordinary
+            if len(ordinary) + len(self._urgent) < self._queue_size:
+                self._added += 1
+                ordinary.append(record)
+            else:
                 self._drop(record)
         elif isinstance(record, ExchangeRejected):
             # It has nothing but its count, so a flood of these takes no room.
@@ -217,10 +220,6 @@ class Recorder:
         if self._spans and exchange.rollout.sampled:
             self._ended += 1
 
-    def take(self, limit: int) -> list[SpanRecord]:
-        """Remove and return at most ``limit`` records, oldest first."""
-        return self._waiting.take(limit)
-
     def settle(self, *, exported: int = 0, failed: int = 0, dropped: int = 0) -> None:
         """Count what became of records that were taken."""
         self._exported += exported
@@ -230,7 +229,8 @@ class Recorder:
     def close(self) -> None:
         """Drop what still waits and everything put from now on. Idempotent."""
         self._closed = True
-        self._waiting.clear()
+        self._queue_size = 0
+        self.clear()
 
     def tally(self) -> Mapping[CounterKey, int]:
         """Return a copy of how often each counter missed a record that took no place.
@@ -261,7 +261,7 @@ class Recorder:
             self._ended += 1
         if isinstance(record, RolloutStarted):
             self.reopen(record.rollout)
-            if self._closed or not self._waiting.add(record, most=self._queue_size):
+            if not self.add(record, most=self._queue_size):
                 self._drop(record)
             return
         places = self._queue_size + self._queue_size // _RESERVE_DIVISOR
@@ -269,13 +269,13 @@ class Recorder:
             self.forget(record.rollout.span_id)
             # Not those open now: an ended rollout still needs the place of its end.
             places += self._most_open_rollouts
-        if self._closed or not (len(self._waiting) < places or self._make_room()):
+        if self._closed or not (len(self) < places or self._make_room()):
             self._drop(record)
         else:
-            self._waiting.add_urgent(record)
+            self.add_urgent(record)
 
     def _make_room(self) -> bool:
-        oldest = self._waiting.push_out()
+        oldest = self.push_out()
         if oldest is not None:
             self._drop(oldest)
         return oldest is not None

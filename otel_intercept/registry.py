@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from opentelemetry.trace import SpanContext
 
@@ -17,9 +17,6 @@ from otel_intercept.semconv import Dialect, Phase, RolloutOutcome
 from otel_intercept.telemetry import Telemetry
 from otel_intercept.trace_context import TraceParent, parse_trace_id, parse_traceparent
 
-if TYPE_CHECKING:
-    from otel_intercept.exchange import Exchange
-
 MAX_ID_LENGTH: Final = 256
 
 
@@ -30,12 +27,12 @@ class RolloutRegistry:
     is still open as ``aborted``.
     """
 
-    __slots__ = ("__weakref__", "_exchanges", "_rollouts", "telemetry")
+    __slots__ = ("__weakref__", "_leaving", "_rollouts", "telemetry")
 
     def __init__(self, telemetry: Telemetry) -> None:
         self.telemetry = telemetry
         self._rollouts: dict[str, Rollout] = {}
-        self._exchanges: set[Exchange] = set()
+        self._leaving: set[Rollout] = set()
         telemetry.add_shutdown_callback(self.close_all)
 
     def __len__(self) -> int:
@@ -93,7 +90,7 @@ class RolloutRegistry:
             attributes=accept_attributes(telemetry, attributes),
             previous=(repeated.trace_id, repeated.span_id) if repeated else None,
         )
-        rollout = Rollout(telemetry, ref, state, self._exchanges)
+        rollout = Rollout(telemetry, ref, state, self._leaving)
         self._rollouts[rollout_id] = rollout
         telemetry.begin(sampled)
         rollout.emit(RolloutStarted(ref, new_span_id()), begun=False)
@@ -175,9 +172,8 @@ class RolloutRegistry:
 
     def end_exchanges(self) -> None:
         """End the exchanges that still run, as when their server has stopped."""
-        for exchange in list(self._exchanges):
-            exchange.handler_cancelled()
-            exchange.finish()
+        for rollout in [*self._rollouts.values(), *self._leaving]:
+            rollout.end_exchanges()
 
     def reject(self, dialect: Dialect) -> None:
         """Count a request for a rollout that is not open. It makes no span."""

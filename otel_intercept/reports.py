@@ -1,11 +1,11 @@
 """What adapters of other people's servers report of an exchange: calls and replays."""
 
-from otel_intercept.causes import Causes
+from otel_intercept.ending import Ending
 from otel_intercept.semconv import Phase
 from otel_intercept.shield import shielded
 
 
-class Reports(Causes):
+class Reports(Ending):
     """The part of an exchange whose facts come from a server that we did not write.
 
     Such a server makes, times and repeats its upstream calls itself. No method raises.

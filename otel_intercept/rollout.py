@@ -10,7 +10,6 @@ from otel_intercept.exchange import Exchange
 from otel_intercept.failure import Failure
 from otel_intercept.ids import new_span_id
 from otel_intercept.record import (
-    ExchangeEnded,
     FailureSeen,
     Record,
     Request,
@@ -27,7 +26,8 @@ class Rollout:
     """One agent run: one trace, and at most one error.
 
     Made by `RolloutRegistry.open`. Confined to the event loop's thread. No method
-    raises.
+    raises. While it has ended, and exchanges of it still run, it is in the set of those
+    that are leaving, so that these can be found.
     """
 
     __slots__ = (
@@ -37,9 +37,9 @@ class Rollout:
         "_exchanges",
         "_failures",
         "_first_failure",
-        "_idle_since",
+        "_idle_since_ns",
         "_intake",
-        "_open_exchanges",
+        "_leaving",
         "_outcome",
         "_running",
         "_stop_reason",
@@ -54,11 +54,11 @@ class Rollout:
         telemetry: Telemetry,
         ref: RolloutRef,
         state: MutableMapping[str, object] | None,
-        open_exchanges: set[Exchange],
+        leaving: "set[Rollout]",
     ) -> None:
         self._telemetry = telemetry
         self._intake = telemetry.intake
-        self._open_exchanges = open_exchanges
+        self._leaving = leaving
         self.ref = ref
         self.state = state
         self._closed = False
@@ -67,7 +67,7 @@ class Rollout:
         self._exchanges = 0
         self._failures = 0
         self._first_failure: Failure | None = None
-        self._idle_since = time.monotonic()
+        self._idle_since_ns = time.perf_counter_ns()
         self._outcome: RolloutOutcome | None = None
         self._running: tuple[Exchange, ...] = ()
         self._stop_reason: str | None = None
@@ -130,14 +130,9 @@ class Rollout:
         return len(self._running)
 
     @property
-    def idle_since(self) -> float | None:
-        """When the last exchange ended (``monotonic``, s), or None while one runs."""
-        return None if self._running else self._idle_since
-
-    @property
-    def is_recorded(self) -> bool:
-        """Whether telemetry is on."""
-        return self._intake is not None
+    def idle_since_ns(self) -> int | None:
+        """When the last exchange ended (``perf_counter_ns``); None while one runs."""
+        return None if self._running else self._idle_since_ns
 
     @property
     def fingerprint_key(self) -> bytes:
@@ -187,29 +182,37 @@ class Rollout:
         self, request: Request, *, agent_present: Callable[[], bool]
     ) -> Exchange:
         """Start an exchange. For adapters, such as the middleware."""
-        exchange = Exchange(
-            self, request, index=self._exchanges, agent_present=agent_present
-        )
-        self._exchanges += 1
-        self._open_exchanges.add(exchange)
+        intake, index = self._intake, self._exchanges
+        exchange = Exchange(self, request, index, agent_present, intake)
+        self._exchanges = index + 1
         self._running += (exchange,)
-        if self._intake is not None:
-            self._intake.begin(self.ref.sampled, exchange)
+        if self._closed:
+            self._leaving.add(self)
+        if intake is not None:
+            intake.begin(self.ref.sampled, exchange)
         return exchange
 
-    def exchange_ended(self, exchange: object, record: ExchangeEnded | None) -> None:
-        """Hand over the record of an exchange that has ended, and let go of it."""
-        if record is not None and self._intake is not None:
-            self._intake.put(record)
-        if isinstance(exchange, Exchange):
-            self._open_exchanges.discard(exchange)
-        self._running = (
-            ()
-            if len(self._running) == 1
-            else tuple(one for one in self._running if one is not exchange)
-        )
-        if not self._running:
-            self._idle_since = time.monotonic()
+    def exchange_ended(self, exchange: object, at: int) -> None:
+        """Let go of an exchange that has ended, and has handed over its record.
+
+        Args:
+            exchange: The exchange.
+            at: When, in ``perf_counter_ns``.
+        """
+        # Agents ask for one thing after the other, so hardly ever do two run.
+        if len(self._running) > 1:
+            self._running = tuple(one for one in self._running if one is not exchange)
+            return
+        self._running = ()
+        self._idle_since_ns = at
+        if self._closed:
+            self._leaving.discard(self)
+
+    def end_exchanges(self) -> None:
+        """End the exchanges that still run. For `RolloutRegistry.end_exchanges`."""
+        for exchange in self._running:
+            exchange.handler_cancelled()
+            exchange.finish()
 
     def record_failure(
         self, failure: Failure, error: type[RolloutError], *, stopped: bool
@@ -260,6 +263,8 @@ class Rollout:
             self.fail(held, phase=Phase.LATE)
         self._outcome = outcome or self._earned(unless_failed)
         self._closed = True
+        if self._running:
+            self._leaving.add(self)
         ended = RolloutEnded(
             self.ref,
             time.time_ns(),

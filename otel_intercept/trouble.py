@@ -69,6 +69,7 @@ class Trouble:
     The rollout fails only when the cause is final: once the answer has begun, or, for
     an upstream call that the handler made and may make again, once it is through. A
     failure that is only ``replayed`` has counted in the exchange that met it.
+    ``upstream_cancelled`` and ``write_error`` are no causes, but tell what others mean.
     """
 
     __slots__ = (
@@ -81,6 +82,8 @@ class Trouble:
         "final",
         "replayed",
         "stopped",
+        "upstream_cancelled",
+        "write_error",
     )
 
     def __init__(self, owner: Owner) -> None:
@@ -93,6 +96,8 @@ class Trouble:
         self.final = True
         self.replayed = False
         self.stopped = False
+        self.upstream_cancelled = False
+        self.write_error: BaseException | None = None
 
     def note(
         self,

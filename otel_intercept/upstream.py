@@ -4,15 +4,16 @@ import asyncio
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Generic, Protocol, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeAlias
 
 from otel_intercept.delivery import Delivery
 from otel_intercept.failure import Failure
-from otel_intercept.ids import new_span_id
+from otel_intercept.ids import draw_span_id, new_span_id
+from otel_intercept.owner import Intake
 from otel_intercept.record import UpstreamWait
 from otel_intercept.semconv import Phase
-
-T = TypeVar("T")
+from otel_intercept.shield import confess
+from otel_intercept.trouble import Trouble
 
 Ended: TypeAlias = Callable[[int, BaseException | None, Phase], None]
 """Takes the start (``perf_counter_ns``), what was raised, and the phase."""
@@ -22,42 +23,110 @@ MAX_WAITS: Final = 16
 
 _RESPONSE_FUTURE: Final = Phase.RESPONSE_FUTURE
 _UPSTREAM_CALL: Final = Phase.UPSTREAM_CALL
+_UNTIMED: Final = (UpstreamWait(0, 0, 0, None),)
+"""A wait of which nobody will ask more than whether there was one."""
 
 
-class Pending(Protocol):
-    """A future whose end is still to be reported, or has been."""
+class Watched(Protocol):
+    """A future, whatever it ends with."""
 
-    @property
-    def pending_since(self) -> int | None:
-        """When the watch began, or None once it is over."""
-        ...
+    def done(self) -> bool:
+        """Whether it has ended."""
 
-    def look(self) -> None:
-        """Report the end if it has come."""
-        ...
+    def exception(self) -> BaseException | None:
+        """Return what it failed with. Raises a cancellation if it was cancelled."""
 
 
 class UpstreamCalls(Delivery):
-    """The upstream calls of an exchange: what is pending, and how long each took."""
+    """The upstream calls of an exchange: what is pending, and how long each took.
 
-    __slots__ = ("_pending", "_waits")
+    asyncio tells of a future's end only in the next turn of the loop, while a handler
+    that awaits a future that is done goes on at once, so the end is also looked up.
+    """
 
-    _pending: tuple[Pending, ...]
+    __slots__ = ("_intake", "_pending", "_trouble", "_waits")
+
+    _intake: Intake | None
+    """Takes the record; None if telemetry is off, and there is no use for one."""
+
+    _pending: tuple[tuple[Watched, int | None], ...]
+    """What asyncio has not told of yet, and since when it is waited for
+    (``perf_counter_ns``); None once its end was looked up."""
+
+    _trouble: Trouble | None
     _waits: tuple[UpstreamWait, ...]
+
+    def _future_ended(self, future: Watched) -> None:
+        """Report a future's end, unless that was looked up. For asyncio to call."""
+        try:
+            try:
+                exc = future.exception()
+            except asyncio.CancelledError:
+                exc = asyncio.CancelledError()
+            pending = self._pending
+            # Nearly always it is the only one, and all is well.
+            if (
+                exc is None
+                and len(pending) == 1
+                and self._trouble is None
+                and not self._waits
+            ):
+                known, since = pending[0]
+                if known is future and since is not None:
+                    self._pending = ()
+                    if self._intake is None:
+                        self._waits = _UNTIMED
+                        return
+                    try:
+                        span_id = draw_span_id()
+                    except IndexError:
+                        span_id = new_span_id()
+                    epoch_ns = self._epoch_ns
+                    self._waits = (
+                        UpstreamWait(
+                            span_id,
+                            epoch_ns + since,
+                            epoch_ns + time.perf_counter_ns(),
+                            None,
+                        ),
+                    )
+                    return
+            self._any_future_ended(future, exc)
+        except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
+            confess("Exchange.watch")
+
+    def _any_future_ended(self, future: Watched, exc: BaseException | None) -> None:
+        # One that is not among them was let go when the exchange ended.
+        since: int | None = 0
+        for at, (known, known_since) in enumerate(self._pending):
+            if known is future:
+                since = known_since
+                self._pending = (*self._pending[:at], *self._pending[at + 1 :])
+                break
+        if since is not None:
+            self._upstream_ended(since, exc, _RESPONSE_FUTURE)
 
     def _look_upstream(self) -> None:
         """Report futures that have ended, before asyncio tells of them."""
-        for pending in self._pending:
-            pending.look()
+        for watch in self._pending:
+            future, since = watch
+            if since is None or not future.done():
+                continue
+            # A report may have had the others looked up on the way.
+            if any(one is watch for one in self._pending):
+                self._pending = tuple(
+                    (future, None) if one is watch else one for one in self._pending
+                )
+                self._upstream_ended(since, _exception_of(future), _RESPONSE_FUTURE)
 
     def _let_go(self) -> None:
-        """Keep no future any longer, only how long each was waited for until now.
+        """Keep no future that runs, only how long each was waited for until now.
 
         Those that end later are still reported.
         """
-        watches, self._pending = self._pending, ()
-        for watch in watches:
-            since = watch.pending_since
+        watches = self._pending
+        self._pending = tuple(watch for watch in watches if watch[1] is None)
+        for _, since in watches:
             if since is not None:
                 self._waited(since, None)
 
@@ -66,49 +135,17 @@ class UpstreamCalls(Delivery):
         if len(self._waits) < MAX_WAITS:
             wait = UpstreamWait(
                 new_span_id(),
-                self._at_ns(started),
+                self._epoch_ns + started,
                 self._now_ns(),
                 None if failure is None else failure.error_type,
             )
             self._waits += (wait,)
 
-
-class Watch(Generic[T]):
-    """A future whose end is reported once.
-
-    asyncio tells of a future's end only in the next turn of the loop, while a handler
-    that awaits a future that is done goes on at once, so the end can also be looked up.
-
-    Args:
-        future: Counts as retrieved once its end is reported.
-        ended: Called with the end.
-    """
-
-    __slots__ = ("_ended", "_future", "_started")
-
-    def __init__(self, future: "asyncio.Future[T]", ended: Ended) -> None:
-        self._future: asyncio.Future[T] | None = future
-        self._ended = ended
-        self._started = time.perf_counter_ns()
-        future.add_done_callback(self._done)
-
-    @property
-    def pending_since(self) -> int | None:
-        """When the watch began (``perf_counter_ns``), or None once it is over."""
-        return None if self._future is None else self._started
-
-    def look(self) -> None:
-        """Report the end if it has come, and let go of the future then. Idempotent."""
-        if self._future is not None and self._future.done():
-            self._done(self._future)
-
-    def _done(self, future: "asyncio.Future[T]") -> None:
-        if self._future is None:
-            return
-        self._future = None
-        cancelled = future.cancelled()
-        exc = asyncio.CancelledError() if cancelled else future.exception()
-        self._ended(self._started, exc, _RESPONSE_FUTURE)
+    def _upstream_ended(
+        self, started: int, exc: BaseException | None, phase: Phase
+    ) -> None:
+        """Take in that an upstream call has ended now."""
+        raise NotImplementedError
 
 
 class UpstreamCall:
@@ -130,3 +167,11 @@ class UpstreamCall:
         traceback: TracebackType | None,
     ) -> None:
         self._ended(self._started, exc, _UPSTREAM_CALL)
+
+
+def _exception_of(future: Watched) -> BaseException | None:
+    try:
+        return future.exception()
+    except asyncio.CancelledError:
+        # A new one: what was raised here holds this frame, and so itself.
+        return asyncio.CancelledError()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from itertools import count
 
 import pytest
+from msgspec.structs import replace
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
@@ -218,9 +219,12 @@ def id_of(span: ReadableSpan) -> int:
 
 def every_record() -> list[Record]:
     """Return records that become every kind of span, event, link and status."""
-    joined = rollout_ref(
-        parent_span_id=0xABCDEF, attributes=(("env", "gsm8k"), ("seed", 3))
-    )._replace(previous=(0xFEED, 0xBEEF))
+    joined = replace(
+        rollout_ref(
+            parent_span_id=0xABCDEF, attributes=(("env", "gsm8k"), ("seed", 3))
+        ),
+        previous=(0xFEED, 0xBEEF),
+    )
     return [
         started(joined),
         exchange(
@@ -233,7 +237,7 @@ def every_record() -> list[Record]:
                 wait(span_id=0x77, seconds=1),
             ),
         ),
-        failed_exchange(joined)._replace(span_id=0x88),
+        replace(failed_exchange(joined), span_id=0x88),
         failure_seen(joined),
         ended(joined, outcome=RolloutOutcome.FAILED, failed=failure_seen().failure),
         started(),
@@ -467,7 +471,7 @@ def test_the_span_limits_of_the_provider_apply() -> None:
 
     with provider_of(SimpleSpanProcessor(memory), limits=limits) as provider:
         telemetry = Telemetry(tracer_provider=provider, settings=INLINE)
-        put_all(telemetry, [failed_exchange()._replace(link=(1, 2))])
+        put_all(telemetry, [exchange(failed=failure_seen().failure, link=(1, 2))])
         telemetry.flush()
 
     (span,) = memory.get_finished_spans()
@@ -708,9 +712,12 @@ def test_no_secret_leaves_through_the_providers(
             return CANARY
 
     failed = describe(RuntimeError(CANARY), phase=Phase.HANDLER, key=b"k" * 16)
-    leaky = exchange(
-        failed=failed, response=((f"x.{CANARY}", CANARY), ("gen_ai.response.id", 1))
-    )._replace(scheme=Liar("http"), waits=(wait(),))
+    whole = exchange(
+        failed=failed,
+        response=((f"x.{CANARY}", CANARY), ("gen_ai.response.id", 1)),
+        waits=(wait(),),
+    )
+    leaky = replace(whole, request=replace(whole.request, scheme=Liar("http")))
     with provider_of(SimpleSpanProcessor(memory)) as provider:
         telemetry = Telemetry(
             tracer_provider=provider, meter_provider=meters, settings=INLINE

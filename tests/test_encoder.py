@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -18,7 +19,6 @@ from otel_intercept.record import (
     Attributes,
     AttributeValue,
     Record,
-    RolloutRef,
     RolloutStarted,
     StreamFacts,
     UpstreamWait,
@@ -303,7 +303,7 @@ def test_both_ways_out_hold_the_same_back_and_count_it_the_same(
     attributes: Mapping[str, object], span_id: int
 ) -> None:
     """The encoder lets through what the guard of the SDK's spans does, item by item."""
-    rollout = RolloutRef._make((*rollout_ref()[:6], (*attributes.items(),), None))
+    rollout = replace(rollout_ref(), attributes=(*attributes.items(),))
     record = RolloutStarted(rollout, span_id)
     old, new = Guard(), Guard()
     translator = Translator(RESOURCE, None, None, new, readable=False)
@@ -363,7 +363,7 @@ def test_a_time_that_is_none_spoils_its_own_record_only(
 ) -> None:
     """A record that OTLP cannot carry is dropped; the same translator goes on."""
     translator = Translator(RESOURCE, None, None, Guard(), readable=False)
-    broken = exchange()._replace(end_ns=-1)
+    broken = replace(exchange(), end_ns=-1)
 
     made = translator.spans_of([broken, exchange(waits=(wait(),)), broken])
 

@@ -266,7 +266,10 @@ class Races(RuleBasedStateMachine):
         if modelled.done:
             modelled.ended = True
         else:
-            modelled.note("left" if left else "write", stopped=self.stopped)
+            # A server that stops cancels the call first, and then closes.
+            teardown = modelled.cancelled_call and modelled.present
+            gone = "cancel" if teardown else "left"
+            modelled.note(gone if left else "write", stopped=self.stopped)
             self.noted(modelled)
         modelled.exchange.write_failed(ConnectionResetError(), phase=Phase.CHUNK)
         self.settle(modelled)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.json_format import ParseDict
+from msgspec.structs import replace
 from opentelemetry._logs import LogRecord, NoOpLoggerProvider, SeverityNumber
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
@@ -144,7 +145,7 @@ def put_failures(telemetry: Telemetry, number: int, *, sampled: bool = True) -> 
     for index in range(number):
         telemetry.begin(sampled)
         telemetry.put(
-            failed_exchange(rollout_ref(sampled=sampled))._replace(span_id=index + 1)
+            replace(failed_exchange(rollout_ref(sampled=sampled)), span_id=index + 1)
         )
 
 
@@ -443,7 +444,7 @@ def test_a_failure_that_cannot_be_logged_is_dropped_and_stops_nothing(
     """A record with an impossible id costs its own log record and no other."""
     recorder = TelemetryRecorder()
     caplog.set_level(0)
-    impossible = failed_exchange()._replace(span_id=0)
+    impossible = replace(failed_exchange(), span_id=0)
 
     for record in (impossible, failed_exchange()):
         recorder.telemetry.begin(True)

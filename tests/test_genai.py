@@ -15,6 +15,7 @@ from otel_intercept.dialect import (
     request_attributes,
     response_attributes,
 )
+from otel_intercept.record import RequestFacts
 from otel_intercept.semconv import (
     GEN_AI_REQUEST_CHOICE_COUNT,
     GEN_AI_REQUEST_FREQUENCY_PENALTY,
@@ -134,7 +135,7 @@ def test_request_values_of_wrong_type_or_size_are_left_out(
     """A value that is not exactly of its type and bound leaves no attribute."""
     facts = request_attributes(body)
 
-    assert facts == (None, False, ())
+    assert facts == RequestFacts(None, stream=False, attributes=())
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import (
@@ -174,9 +175,10 @@ seconds = st.floats(0, 30_000, allow_subnormal=False) | st.sampled_from(
     [bound for item in semconv.INSTRUMENTS for bound in item.buckets]
 )
 references = st.builds(
-    lambda number, sampled, start_s: rollout_ref(
-        span_id=number, sampled=sampled
-    )._replace(start_ns=START_NS - int(start_s * SECOND_NS)),
+    lambda number, sampled, start_s: replace(
+        rollout_ref(span_id=number, sampled=sampled),
+        start_ns=START_NS - int(start_s * SECOND_NS),
+    ),
     st.integers(1, 99),
     st.booleans(),
     seconds,
@@ -193,8 +195,8 @@ failures = st.builds(
     )
 )
 waits = st.builds(
-    lambda seconds_, error: wait(error_type=error)._replace(
-        end_ns=START_NS + int(seconds_ * SECOND_NS)
+    lambda seconds_, error: replace(
+        wait(error_type=error), end_ns=START_NS + int(seconds_ * SECOND_NS)
     ),
     seconds,
     st.none() | st.sampled_from(ErrorType),
@@ -221,9 +223,11 @@ facts = st.none() | st.builds(
     st.none() | seconds,
 )
 exchanges = st.builds(
-    lambda ref, took_s, outcome, failed, replayed, **kwargs: exchange(
-        ref, outcome=outcome, failed=failed, **kwargs
-    )._replace(start_ns=START_NS - int(took_s * SECOND_NS), replayed=replayed),
+    lambda ref, took_s, outcome, failed, replayed, **kwargs: replace(
+        exchange(ref, outcome=outcome, failed=failed, **kwargs),
+        start_ns=START_NS - int(took_s * SECOND_NS),
+        replayed=replayed,
+    ),
     references,
     seconds | st.just(-1.0),
     st.sampled_from(ExchangeOutcome),
@@ -258,13 +262,13 @@ def at(number: int, record: Record) -> Record:
     match record:
         case ExchangeEnded():
             start_ns = end_ns - record.end_ns + record.start_ns
-            return record._replace(start_ns=start_ns, end_ns=end_ns)
+            return replace(record, start_ns=start_ns, end_ns=end_ns)
         case RolloutEnded():
             start_ns = end_ns - record.end_ns + record.rollout.start_ns
-            rollout = record.rollout._replace(start_ns=start_ns)
-            return record._replace(rollout=rollout, end_ns=end_ns)
+            rollout = replace(record.rollout, start_ns=start_ns)
+            return replace(record, rollout=rollout, end_ns=end_ns)
         case FailureSeen():
-            return record._replace(at_ns=end_ns)
+            return replace(record, at_ns=end_ns)
         case _:
             return record
 
@@ -422,7 +426,7 @@ def test_a_bad_record_takes_no_other_with_it() -> None:
     """What cannot be measured is left out alone, and nothing of it is counted."""
     reader = InMemoryMetricReader()
     side = Side(reader, TraceBasedExemplarFilter(), own=True)
-    bad = exchange(waits=(wait()._replace(start_ns=10**400),))
+    bad = exchange(waits=(replace(wait(), start_ns=10**400),))
 
     for record in (exchange(), bad, exchange(), ended()):
         side.measures.record(record)
@@ -540,7 +544,7 @@ def test_what_aggregates_cannot_do_is_done_by_instruments_of_the_sdk(
         metric_reader=reader,
         settings=Settings(recorder="inline", exemplar_filter=exemplar_filter),
     )
-    short = exchange()._replace(start_ns=START_NS + 2 * SECOND_NS + 1)
+    short = replace(exchange(), start_ns=START_NS + 2 * SECOND_NS + 1)
     telemetry.put(short)
     telemetry.put(exchange())
 

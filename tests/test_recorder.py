@@ -4,6 +4,7 @@ import threading
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from otel_intercept import semconv
 from otel_intercept.record import (
@@ -218,7 +219,7 @@ def test_the_oldest_open_rollout_is_known_even_when_its_start_was_dropped() -> N
     recorder = Recorder(queue_size=1)
     record_exchanges(recorder, 9)
     refs = [
-        rollout_ref(span_id=number)._replace(start_ns=number) for number in (1, 2, 3)
+        replace(rollout_ref(span_id=number), start_ns=number) for number in (1, 2, 3)
     ]
 
     seen = [recorder.oldest_open_ns()]

@@ -7,6 +7,7 @@ from itertools import product
 from typing import Literal
 
 import pytest
+from msgspec.structs import replace
 from opentelemetry.sdk.metrics import MeterProvider, TraceBasedExemplarFilter
 from opentelemetry.sdk.metrics.export import (
     HistogramDataPoint,
@@ -205,7 +206,7 @@ def test_every_counter_key_of_every_record_is_seeded() -> None:
     for outcome, dialect, stream in product(ExchangeOutcome, Dialect, (True, False)):
         record = exchange(outcome=outcome, dialect=dialect, stream=stream)
         assert set(counter_keys(record)) <= seeded
-        assert set(counter_keys(record._replace(replayed=True))) <= seeded
+        assert set(counter_keys(replace(record, replayed=True))) <= seeded
     for rollout_outcome in RolloutOutcome:
         assert set(counter_keys(ended(outcome=rollout_outcome))) <= seeded
     others: tuple[Record, ...] = (
@@ -298,7 +299,7 @@ def test_a_replayed_failure_counts_as_replayed_and_as_no_new_failure(way: Way) -
     """An answer of an earlier exchange moves both exchange counters, not failures."""
     bench = Bench(way)
 
-    bench.record(failed_exchange()._replace(replayed=True))
+    bench.record(replace(failed_exchange(), replayed=True))
 
     collected = bench.collect()
     moved = {

@@ -1,7 +1,6 @@
 """The four API shapes that agents speak: their streams, attributes and errors."""
 
 from otel_intercept.dialect.genai import (
-    RequestFacts,
     ResponseFacts,
     request_attributes,
     response_attributes,
@@ -25,7 +24,6 @@ from otel_intercept.dialect.wire_errors import (
 __all__ = [
     "DONE",
     "STREAM_GRAMMARS",
-    "RequestFacts",
     "ResponseFacts",
     "StreamGrammar",
     "dialect_of",

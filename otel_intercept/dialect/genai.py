@@ -9,12 +9,12 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from math import isfinite
-from typing import Annotated, Final, NamedTuple, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
 from otel_intercept.dialect.grammar import StreamGrammar
-from otel_intercept.record import Attributes, AttributeValue
+from otel_intercept.record import Attributes, AttributeValue, RequestFacts
 from otel_intercept.semconv import (
     GEN_AI_REQUEST_CHOICE_COUNT,
     GEN_AI_REQUEST_FREQUENCY_PENALTY,
@@ -86,18 +86,6 @@ FINISH_REASONS: Final = frozenset(
 """Why models stop, in the four dialects and in vLLM (``abort``, ``error``)."""
 
 _UNFINISHED: Final = frozenset({"queued", "in_progress"})
-
-
-class RequestFacts(NamedTuple):
-    """What a request body says that is safe to keep.
-
-    ``model`` is not among ``attributes``: telemetry narrows and caps it first.
-    ``stream`` is whether the agent asked for an event stream.
-    """
-
-    model: str | None
-    stream: bool
-    attributes: Attributes
 
 
 class ResponseFacts:

@@ -8,6 +8,7 @@ raises ``msgspec.DecodeError``.
 from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
+from msgspec.structs import astuple
 
 from otel_intercept.failure import Failure
 from otel_intercept.process.framing import Kind
@@ -17,6 +18,7 @@ from otel_intercept.record import (
     ExchangeEnded,
     FailureSeen,
     Request,
+    RequestFacts,
     RolloutEnded,
     RolloutRef,
     RolloutStarted,
@@ -74,19 +76,25 @@ class Ended(NamedTuple):
     failure: Failure | None
 
 
-class Begun(NamedTuple):
-    """An exchange started; ``request`` has the fields of `Request`, but its link."""
+class WireRequest(NamedTuple):
+    """A request as it is told; the fields of `Request`."""
 
-    rollout: WireRollout
-    span_id: int
-    exchange_index: int
-    start_ns: int
     method: str
     route: str
     scheme: str
     dialect: Dialect
     retry_count: int | None
     link: WireLink | None
+
+
+class Begun(NamedTuple):
+    """An exchange started."""
+
+    rollout: WireRollout
+    span_id: int
+    exchange_index: int
+    start_ns: int
+    request: WireRequest
 
 
 class Done(NamedTuple):
@@ -97,22 +105,16 @@ class Done(NamedTuple):
     exchange_index: int
     start_ns: int
     end_ns: int
-    method: str
-    route: str
-    scheme: str
-    dialect: Dialect
+    request: WireRequest
+    asked: RequestFacts
     stream: bool
     status: int | None
     outcome: ExchangeOutcome
-    failure: Failure | None
-    failure_ns: int | None
-    retry_count: int | None
-    link: WireLink | None
-    facts: StreamFacts | None
-    model: str | None
-    request: Attributes
     response: Attributes
     waits: tuple[UpstreamWait, ...]
+    facts: StreamFacts | None
+    failure: Failure | None
+    failure_ns: int | None
     replayed: bool
 
 
@@ -218,13 +220,41 @@ def from_link(link: WireLink | None) -> tuple[int, int] | None:
 def to_ref(ref: RolloutRef) -> WireRef:
     """Return a rollout as it travels."""
     trace_id, previous = ref.trace_id.to_bytes(_TRACE_BYTES), to_link(ref.previous)
-    return WireRef(ref.rollout_id, trace_id, *ref[2:7], previous)
+    return WireRef(
+        ref.rollout_id,
+        trace_id,
+        ref.span_id,
+        ref.parent_span_id,
+        ref.sampled,
+        ref.start_ns,
+        ref.attributes,
+        previous,
+    )
 
 
 def from_ref(wire: WireRef) -> RolloutRef:
     """Undo `to_ref`."""
     trace_id, previous = int.from_bytes(wire.trace_id), from_link(wire.previous)
     return RolloutRef(wire.rollout_id, trace_id, *wire[2:7], previous)
+
+
+def to_request(request: Request) -> Request | WireRequest:
+    """Return a request as it travels."""
+    if request.link is None:
+        return request
+    return WireRequest(
+        request.method,
+        request.route,
+        request.scheme,
+        request.dialect,
+        request.retry_count,
+        to_link(request.link),
+    )
+
+
+def from_request(wire: WireRequest) -> Request:
+    """Undo `to_request`."""
+    return Request(*wire[:5], from_link(wire.link))
 
 
 def to_wire(
@@ -236,32 +266,54 @@ def to_wire(
     """
     if isinstance(record, ExchangeEnded):
         return Kind.EXCHANGE_ENDED, to_done(record, rollout)
+    message = (rollout, *astuple(record)[1:])
     if isinstance(record, RolloutStarted):
-        return Kind.ROLLOUT_STARTED, (rollout, *record[1:])
+        return Kind.ROLLOUT_STARTED, message
     if isinstance(record, RolloutEnded):
-        return Kind.ROLLOUT_ENDED, (rollout, *record[1:])
-    return Kind.FAILURE_SEEN, (rollout, *record[1:])
+        return Kind.ROLLOUT_ENDED, message
+    return Kind.FAILURE_SEEN, message
 
 
 def to_done(record: ExchangeEnded, rollout: WireRollout) -> tuple[object, ...]:
     """Return an ended exchange as it travels."""
-    link = record.link
-    if link is None:
-        return (rollout, *record[1:])
-    return (rollout, *record[1:15], to_link(link), *record[16:])
+    request = record.request
+    return (
+        rollout,
+        record.span_id,
+        record.exchange_index,
+        record.start_ns,
+        record.end_ns,
+        request if request.link is None else to_request(request),
+        record.asked,
+        record.stream,
+        record.status,
+        record.outcome,
+        record.response,
+        record.waits,
+        record.facts,
+        record.failure,
+        record.failure_ns,
+        record.replayed,
+    )
 
 
 def to_begun(
     rollout: WireRollout, span_id: int, index: int, start_ns: int, request: Request
 ) -> tuple[object, ...]:
     """Return the start of an exchange as it travels."""
-    link = to_link(request.link)
-    return (rollout, span_id, index, start_ns, *request[:5], link)
+    return (rollout, span_id, index, start_ns, to_request(request))
 
 
 def from_done(done: Done, rollout: RolloutRef) -> ExchangeEnded:
     """Return the exchange that was told."""
-    return ExchangeEnded(rollout, *done[1:15], from_link(done.link), *done[16:])
+    (
+        _, span_id, index, start_ns, end_ns, request, asked, stream, status, outcome,
+        response, waits, facts, failure, failure_ns, replayed,
+    ) = done  # fmt: skip
+    return ExchangeEnded(
+        rollout, span_id, index, start_ns, end_ns, from_request(request), asked,
+        stream, status, outcome, response, waits, facts, failure, failure_ns, replayed,
+    )  # fmt: skip
 
 
 def from_ended(ended: Ended, rollout: RolloutRef) -> RolloutEnded:

@@ -4,7 +4,6 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
-from operator import attrgetter
 from typing import Final, Literal, TypeAlias
 
 from otel_intercept import semconv
@@ -21,9 +20,6 @@ Exemplars: TypeAlias = Literal["sampled", "all", "none"]
 
 _BATCH: Final = 128
 """Records that wait to be added up together: a fraction of a millisecond's work."""
-
-_kind_of: Final = attrgetter("outcome", "dialect", "stream", "model", "rollout.sampled")
-"""What exchanges have in common that add to the same series."""
 
 _logger: Final = logging.getLogger("otel_intercept.translate")
 
@@ -95,7 +91,7 @@ class Aggregates:
     def _add_exchanges(self, alike: list[ExchangeEnded]) -> bool:
         """Add up exchanges of a kind. False, and nothing is added, if one is bad."""
         try:
-            read = Alike(alike, self._model_label(alike[0].model))
+            read = Alike(alike, self._model_label(alike[0].asked.model))
             values, counts = list(read.measured()), list(read.counted())
         except Exception:  # noqa: BLE001 - one bad record must not stop the others
             return False
@@ -136,3 +132,14 @@ class Aggregates:
         if self._exemplars == "sampled":
             return record.rollout.sampled
         return self._exemplars == "all"
+
+
+def _kind_of(record: ExchangeEnded) -> object:
+    """Return what exchanges have in common that add to the same series."""
+    return (
+        record.outcome,
+        record.request.dialect,
+        record.stream,
+        record.asked.model,
+        record.rollout.sampled,
+    )

@@ -5,7 +5,7 @@ The hot part of metrics: it works on columns, since a loop over records costs mo
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, repeat
-from operator import itemgetter, sub, truediv
+from operator import sub, truediv
 from typing import Final, NamedTuple, TypeAlias, TypeGuard
 
 from otel_intercept import dialect, semconv
@@ -63,15 +63,29 @@ class Alike:
     def __init__(self, records: list[ExchangeEnded], model: str) -> None:
         self._records = records
         self._model = model
-        self._columns = _Columns(*zip(*map(_columns_of, records), strict=True))
-        self._line = (records[0].dialect.value, model)
+        # Attributes that stand in the code are found twice as fast as by `attrgetter`.
+        rows = [
+            (
+                one.start_ns,
+                one.end_ns,
+                one.waits,
+                one.response,
+                one.facts,
+                one.failure,
+                one.replayed,
+            )
+            for one in records
+        ]
+        self._columns = _Columns(*zip(*rows, strict=True))
+        self._dialect = records[0].request.dialect.value
+        self._line = (self._dialect, model)
 
     def measured(self) -> Iterator[Measured]:
         """Yield the values, at least one for each series."""
         first, columns = self._records[0], self._columns
         yield Measured(
             semconv.EXCHANGE_DURATION,
-            (first.outcome.value, first.dialect.value, first.stream, self._model),
+            (first.outcome.value, self._dialect, first.stream, self._model),
             seconds_between(columns.start_ns, columns.end_ns),
             self._records,
         )
@@ -105,7 +119,8 @@ class Alike:
                 for record, each in zip(records, columns, strict=True)
                 for _ in each
             ]
-        ended = _Waits(*zip(*waits, strict=True))
+        rows = [(one.start_ns, one.end_ns, one.error_type) for one in waits]
+        ended = _Waits(*zip(*rows, strict=True))
         seconds = seconds_between(ended.start_ns, ended.end_ns)
         if not any(ended.error_type):
             yield Measured(
@@ -122,7 +137,7 @@ class Alike:
             )
 
     def _tokens(self) -> Iterator[Measured]:
-        shape = self._records[0].dialect
+        shape = self._records[0].request.dialect
         api = (dialect.operation_of(shape), dialect.provider_of(shape))
         for key, values, records in self._usages():
             labels = (*api, _USAGE[key], self._model)
@@ -198,10 +213,6 @@ class _Columns(NamedTuple):
 
 
 class _Waits(NamedTuple):
-    span_id: tuple[int, ...]
     start_ns: tuple[int, ...]
     end_ns: tuple[int, ...]
     error_type: tuple[ErrorType | None, ...]
-
-
-_columns_of: Final = itemgetter(*map(ExchangeEnded._fields.index, _Columns._fields))

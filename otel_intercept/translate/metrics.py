@@ -123,9 +123,10 @@ class Instruments:
         counter.add(number, dict(zip(labels, values, strict=True)), context)
 
     def _measure_exchange(self, record: ExchangeEnded, context: Context) -> None:
-        model = self._model_label(record.model)
+        model = self._model_label(record.asked.model)
+        spoken = record.request.dialect
         shape: Labels = {
-            semconv.EXCHANGE_DIALECT: record.dialect.value,
+            semconv.EXCHANGE_DIALECT: spoken.value,
             semconv.GEN_AI_REQUEST_MODEL: model,
         }
         ended: Labels = {
@@ -151,8 +152,8 @@ class Instruments:
             token_type = _TOKEN_TYPES.get(key)
             if token_type is not None and type(value) is int:
                 usage: Labels = {
-                    semconv.GEN_AI_OPERATION_NAME: dialect.operation_of(record.dialect),
-                    semconv.GEN_AI_PROVIDER_NAME: dialect.provider_of(record.dialect),
+                    semconv.GEN_AI_OPERATION_NAME: dialect.operation_of(spoken),
+                    semconv.GEN_AI_PROVIDER_NAME: dialect.provider_of(spoken),
                     semconv.GEN_AI_TOKEN_TYPE: token_type,
                     semconv.GEN_AI_REQUEST_MODEL: model,
                 }

@@ -123,49 +123,50 @@ class SpanFactory(Generic[ShapeT, TraceT, AttributesT, SpanT_co]):
                 return []
 
     def _exchange(self, record: ExchangeEnded) -> list[SpanT_co]:
-        # The hot path: one unpacking costs less than a look-up of each field.
-        (
-            rollout, span_id, index, start_ns, end_ns, method, route, scheme, spoken,
-            stream, status, ended, failure, failure_ns, retry_count, link, facts, model,
-            request, response, waits, replayed,
-        ) = record  # fmt: skip
-        rollout_id, trace_id, root_id, _, _, _, _, _ = rollout
-        trace, call_trace = self._traces[rollout_id, trace_id]
+        # The hot path: what is read more than once is looked up once.
+        rollout, span_id, waits = record.rollout, record.span_id, record.waits
+        http, asked, response = record.request, record.asked, record.response
+        facts, failure, failure_ns = record.facts, record.failure, record.failure_ns
+        spoken, model, request = http.dialect, asked.model, asked.attributes
+        end_ns, stream = record.end_ns, record.stream
+        retry_count, link = http.retry_count, http.link
+        trace, call_trace = self._traces[rollout.rollout_id, rollout.trace_id]
         values: Attributes = () if facts is None else stream_attributes(facts)
-        if replayed:
+        if record.replayed:
             values = (*values, (semconv.EXCHANGE_REPLAYED, True))
         if retry_count is not None:
             values = (*values, (semconv.EXCHANGE_RETRY_COUNT, retry_count))
         if stream:
             request = streamed(request)
         if not waits:
-            conversation = (semconv.GEN_AI_CONVERSATION_ID, rollout_id)
+            conversation = (semconv.GEN_AI_CONVERSATION_ID, rollout.rollout_id)
             values = (*values, conversation, *request, *response)
         error_type = None if failure is None else failure.error_type
         called = None if waits else (model,)
         shape = self._exchange_shapes[
-            method, route, scheme, spoken, stream, status, ended, error_type, called
-        ]
+            http.method, http.route, http.scheme, spoken, stream, record.status,
+            record.outcome, error_type, called,
+        ]  # fmt: skip
         spans = [
             self._span(
-                shape, trace, self._indexes[index], span_id, root_id, start_ns, end_ns,
-                values,
+                shape, trace, self._indexes[record.exchange_index], span_id,
+                rollout.span_id, record.start_ns, end_ns, values,
                 () if failure is None else _events(failure, failure_ns or end_ns),
                 () if link is None else (SpanLink(*link, is_remote=True),),
             )
         ]  # fmt: skip
         answered = waits[0] if len(waits) == 1 else _last_success(waits)
         for wait in waits:
-            wait_id, wait_start_ns, wait_end_ns, error_type = wait
+            error_type = wait.error_type
             spans.append(
                 self._span(
                     self._call_shapes[spoken, model, error_type],
                     call_trace,
                     self._requests[request],
-                    wait_id,
+                    wait.span_id,
                     span_id,
-                    wait_start_ns,
-                    wait_end_ns,
+                    wait.start_ns,
+                    wait.end_ns,
                     response if wait is answered and error_type is None else (),
                 )
             )
@@ -182,7 +183,7 @@ class SpanFactory(Generic[ShapeT, TraceT, AttributesT, SpanT_co]):
         rollout = record.rollout
         return self._span(
             self._builder.shape(_STARTED),
-            self._traces[rollout[:2]][0],
+            self._traces[rollout.rollout_id, rollout.trace_id][0],
             self._nothing,
             record.span_id,
             rollout.span_id,
@@ -202,7 +203,7 @@ class SpanFactory(Generic[ShapeT, TraceT, AttributesT, SpanT_co]):
         attributes = rollout_attributes(rollout) | outcome_attributes(record)
         return self._span(
             self._builder.shape(shape),
-            self._traces[rollout[:2]][0],
+            self._traces[rollout.rollout_id, rollout.trace_id][0],
             self._nothing,
             rollout.span_id,
             rollout.parent_span_id,
@@ -221,7 +222,7 @@ class SpanFactory(Generic[ShapeT, TraceT, AttributesT, SpanT_co]):
             links = (link,)
         return self._span(
             self._builder.shape(_FAILURE),
-            self._traces[rollout[:2]][0],
+            self._traces[rollout.rollout_id, rollout.trace_id][0],
             self._nothing,
             record.span_id,
             rollout.span_id,

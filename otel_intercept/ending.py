@@ -1,0 +1,84 @@
+"""End an exchange: decide its outcome, and hand over its record."""
+
+import time
+
+from otel_intercept.causes import Causes
+from otel_intercept.outcome import GOOD, OK
+from otel_intercept.record import Attributes, ExchangeEnded, Request
+from otel_intercept.semconv import ExchangeOutcome
+from otel_intercept.shield import confess
+
+
+class Ending(Causes):
+    """The end of an exchange, which comes once."""
+
+    __slots__ = ("_response", "index", "request")
+
+    _response: Attributes
+    index: int
+    request: Request
+
+    def finish(self) -> None:
+        """Decide the outcome and hand over the record. Idempotent."""
+        if self._outcome is not None:
+            return
+        try:
+            if self._pending:
+                self._look_upstream()
+                self._let_go()
+            intake, asked = self._intake, self._asked
+            if (
+                self._trouble is None
+                and self._ended
+                and self._answer is GOOD
+                and self._meter is None
+                and self._head is None
+            ):
+                # Nearly every exchange: what follows below says the same of it.
+                self._outcome = OK
+                now = time.perf_counter_ns()
+                if intake is not None:
+                    record = ExchangeEnded(
+                        self._owner.ref,
+                        self.span_id,
+                        self.index,
+                        self._start_ns,
+                        self._epoch_ns + now,
+                        self.request,
+                        asked,
+                        asked.stream,
+                        self._status,
+                        OK,
+                        self._response,
+                        self._waits,
+                    )
+                    intake.put(record)
+            else:
+                self._outcome = outcome = self._conclude(ended=self._ended)
+                now = time.perf_counter_ns()
+                if intake is not None:
+                    intake.put(self._record(outcome, self._epoch_ns + now))
+            self._owner.exchange_ended(self, now)
+        except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
+            confess("Exchange.finish")
+
+    def _record(self, outcome: ExchangeOutcome, end_ns: int) -> ExchangeEnded:
+        meter, trouble = self._meter, self._trouble
+        return ExchangeEnded(
+            rollout=self._owner.ref,
+            span_id=self.span_id,
+            exchange_index=self.index,
+            start_ns=self._start_ns,
+            end_ns=end_ns,
+            request=self.request,
+            asked=self._asked,
+            stream=self._streamed,
+            status=self._status,
+            outcome=outcome,
+            response=self._response or (() if meter is None else meter.response),
+            waits=self._waits,
+            facts=None if meter is None else meter.facts(),
+            failure=None if trouble is None else trouble.failure,
+            failure_ns=None if trouble is None else trouble.failure_ns,
+            replayed=trouble is not None and trouble.replayed,
+        )

@@ -1,0 +1,270 @@
+"""The short ways of exchanges where all is well say what the long ways say."""
+
+import asyncio
+import contextlib
+import gc
+import weakref
+from collections.abc import Callable
+
+import pytest
+from msgspec.structs import replace
+
+from otel_intercept import (
+    ErrorType,
+    Exchange,
+    ExchangeOutcome,
+    Phase,
+    Rollout,
+    RolloutRegistry,
+)
+from otel_intercept.record import ExchangeEnded, Request
+from otel_intercept.recorder import Recorder
+from otel_intercept.semconv import Dialect
+
+REQUEST = Request("POST", "/{id}/messages", "https", Dialect.MESSAGES, 2, (7, 8))
+BODY = {"model": "m-1", "max_tokens": 9}
+ANSWER = {"model": "m-2", "usage": {"input_tokens": 3, "output_tokens": 4}}
+
+Call = Callable[[Exchange], None]
+
+
+def call_upstream(exchange: Exchange) -> None:
+    """Call upstream once."""
+    with exchange.upstream_call():
+        pass
+
+
+def call_upstream_in_vain(exchange: Exchange) -> None:
+    """Have the only upstream call cancelled, which is no failure."""
+    with contextlib.suppress(asyncio.CancelledError), exchange.upstream_call():
+        raise asyncio.CancelledError
+
+
+def record_of(
+    rollout: Rollout,
+    call: Call = call_upstream,
+    *,
+    asked: dict[str, object] = BODY,
+    answered: dict[str, object] | None = None,
+) -> ExchangeEnded:
+    """Return the record of an exchange that goes well."""
+    recorder = Recorder(9)
+    exchange = Exchange(rollout, REQUEST, 5, lambda: True, recorder)
+    exchange.describe_request(asked)
+    call(exchange)
+    exchange.handler_returned()
+    if answered is not None:
+        exchange.describe_response(answered)
+    exchange.answer_began(201, event_stream=False)
+    exchange.answer_wrote(b"{}")
+    exchange.answer_ended()
+    (record,) = recorder.take(2)
+    assert isinstance(record, ExchangeEnded)
+    assert record.start_ns <= record.end_ns
+    return record
+
+
+def without_times(record: ExchangeEnded) -> ExchangeEnded:
+    """Return the record without what differs each time."""
+    waits = tuple(
+        replace(wait, span_id=1, start_ns=0, end_ns=0) for wait in record.waits
+    )
+    return replace(record, span_id=1, start_ns=0, end_ns=0, waits=waits)
+
+
+@pytest.mark.parametrize("answered", [None, ANSWER])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_exchange_without_trouble_has_the_same_record(
+    registry: RolloutRegistry, stream: bool, answered: dict[str, object] | None
+) -> None:
+    """The record that is made at once has all that the one after a decision has."""
+    rollout = registry.open("r1")
+    asked: dict[str, object] = BODY | {"stream": stream}
+
+    short = record_of(rollout, asked=asked, answered=answered)
+    long = record_of(rollout, call_upstream_in_vain, asked=asked, answered=answered)
+
+    assert short.outcome is ExchangeOutcome.OK
+    assert without_times(short) == without_times(long)
+    assert short.response == () if answered is None else short.response
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+async def test_a_future_that_succeeds_is_one_wait_on_either_way(
+    registry: RolloutRegistry, ahead: bool
+) -> None:
+    """Whether it is told of, looked up, or one of several: a wait, once, without error.
+
+    Looked up is what has ended before asyncio could say so.
+    """
+    loop = asyncio.get_running_loop()
+    rollout = registry.open("r1")
+    recorder = Recorder(9)
+    for number in (1, 2):
+        exchange = Exchange(rollout, REQUEST, number, lambda: True, recorder)
+        futures = [loop.create_future() for _ in range(number)]
+        for future in futures:
+            _ = exchange.watch(future)
+            future.set_result(None)
+        if not ahead:
+            await asyncio.sleep(0)
+        exchange.answer_began(200, event_stream=False)
+        await asyncio.sleep(0)
+        exchange.answer_ended()
+        exchange.finish()
+
+    records = recorder.take(3)
+
+    for number, record in enumerate(records, start=1):
+        assert isinstance(record, ExchangeEnded)
+        assert len(record.waits) == len({wait.span_id for wait in record.waits})
+        assert len(record.waits) == number
+        for wait in record.waits:
+            assert record.start_ns <= wait.start_ns <= wait.end_ns <= record.end_ns
+            assert wait.error_type is None
+    assert len(records) == 2
+
+
+async def test_a_future_that_was_looked_up_is_not_told_again(
+    registry: RolloutRegistry,
+) -> None:
+    """A failure found before asyncio tells of it counts once, also past the end."""
+    rollout = registry.open("r1")
+    recorder = Recorder(9)
+    exchange = Exchange(rollout, REQUEST, 0, lambda: True, recorder)
+    future = asyncio.get_running_loop().create_future()
+    _ = exchange.watch(future)
+    future.set_exception(TimeoutError())
+
+    exchange.answer_began(200, event_stream=False)
+    exchange.answer_ended()
+    exchange.finish()
+    await asyncio.sleep(0)
+
+    (record,) = recorder.take(9)
+    assert isinstance(record, ExchangeEnded)
+    assert record.outcome is ExchangeOutcome.SILENT_EMPTY
+    assert [wait.error_type for wait in record.waits] == [ErrorType.UPSTREAM_TIMEOUT]
+    assert rollout.failures == 1
+
+
+def fail_a_call(exchange: Exchange) -> None:
+    """Have an upstream call fail."""
+    with contextlib.suppress(TimeoutError), exchange.upstream_call():
+        raise TimeoutError
+
+
+def report_a_failed_call(exchange: Exchange) -> None:
+    """Report that an upstream call failed which nobody timed."""
+    exchange.fail(TimeoutError(), phase=Phase.UPSTREAM_CALL)
+
+
+@pytest.mark.parametrize(
+    ("fail", "waits"), [(fail_a_call, 2), (report_a_failed_call, 1)]
+)
+async def test_a_success_takes_an_earlier_failure_back_on_the_short_way_too(
+    registry: RolloutRegistry, fail: Call, waits: int
+) -> None:
+    """A watched future that succeeds says that the call which failed was made again."""
+    rollout = registry.open("r1")
+    recorder = Recorder(9)
+    exchange = Exchange(rollout, REQUEST, 0, lambda: True, recorder)
+    fail(exchange)
+    future = asyncio.get_running_loop().create_future()
+    _ = exchange.watch(future)
+    future.set_result(None)
+    await asyncio.sleep(0)
+
+    exchange.answer_began(200, event_stream=False)
+    exchange.answer_ended()
+    exchange.finish()
+
+    (record,) = recorder.take(9)
+    assert isinstance(record, ExchangeEnded)
+    assert record.outcome is ExchangeOutcome.OK
+    assert (len(record.waits), rollout.failures) == (waits, 0)
+
+
+async def test_without_telemetry_a_wait_is_known_all_the_same(
+    registry: RolloutRegistry,
+) -> None:
+    """Whether upstream was called is known also where nobody asks for how long."""
+    exchange = Exchange(registry.open("r1"), REQUEST, 0, lambda: True, None)
+    future = asyncio.get_running_loop().create_future()
+    _ = exchange.watch(future)
+    before = exchange.called_upstream
+
+    future.set_result(None)
+    await asyncio.sleep(0)
+
+    assert (before, exchange.called_upstream) == (False, True)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_exchange_that_outlives_its_rollout_is_found(
+    registry: RolloutRegistry, late: bool
+) -> None:
+    """Ending all exchanges ends those of a rollout that has ended before, too.
+
+    Also one that came late, in whatever server holds on to a rollout.
+    """
+    rollout = registry.open("r1")
+    if late:
+        registry.close("r1")
+    left = rollout.start_exchange(REQUEST, agent_present=lambda: True)
+    over = rollout.start_exchange(REQUEST, agent_present=lambda: True)
+    registry.close("r1")
+    over.fail(TimeoutError(), phase=Phase.HANDLER)
+    over.finish()
+
+    registry.end_exchanges()
+
+    assert left.outcome is ExchangeOutcome.CANCELLED
+    assert over.outcome is ExchangeOutcome.HANDLER_FAILED
+    assert rollout.running == 0
+
+
+class State(dict[str, object]):
+    """A state of which can be told whether it is still held."""
+
+
+def test_a_rollout_that_all_have_left_is_let_go(registry: RolloutRegistry) -> None:
+    """A rollout that ends before its exchange is held until that has ended."""
+    state = State()
+    held = weakref.ref(state)
+    rollout = registry.open("r1", state=state)
+    exchange = rollout.start_exchange(REQUEST, agent_present=lambda: True)
+    registry.close("r1")
+    del state, rollout
+    held_before = held() is not None
+
+    exchange.finish()
+    del exchange
+    gc.collect()
+
+    assert held_before
+    assert held() is None
+
+
+async def test_a_cancelled_future_leaves_no_garbage(
+    registry: RolloutRegistry,
+) -> None:
+    """What asyncio raises for a cancelled future does not keep itself alive."""
+    exchange = Exchange(registry.open("r1"), REQUEST, 0, lambda: True, Recorder(9))
+    gone = weakref.ref(exchange)
+    told, found = (asyncio.get_running_loop().create_future() for _ in range(2))
+    for future in (told, found):
+        _ = exchange.watch(future)
+
+    gc.disable()
+    try:
+        told.cancel()
+        await asyncio.sleep(0)
+        found.cancel()
+        exchange.finish()
+        await asyncio.sleep(0)
+        del exchange, future, told, found
+
+        assert gone() is None
+    finally:
+        gc.enable()
