@@ -105,6 +105,8 @@ async def write_headers(
     """
     delattr(writer, WRITE_HEADERS)
     writer.__class__ = ObservedWriter
+    # With the old dictionary it would find each attribute slowly, at each chunk.
+    writer.__dict__ = {**vars(writer)}
     await writer.write_headers(status_line, headers)
 
 
