@@ -52,12 +52,12 @@ class Ending(Causes):
                         self._response,
                         self._waits,
                     )
-                    intake.put(record)
+                    intake.put_exchange(record)
             else:
                 self._outcome = outcome = self._conclude(ended=self._ended)
                 now = time.perf_counter_ns()
                 if intake is not None:
-                    intake.put(self._record(outcome, self._epoch_ns + now))
+                    intake.put_exchange(self._record(outcome, self._epoch_ns + now))
             self._owner.exchange_ended(self, now)
         except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
             confess("Exchange.finish")

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from otel_intercept.errors import RolloutError
 from otel_intercept.failure import Failure
-from otel_intercept.record import Record, RolloutRef
+from otel_intercept.record import ExchangeEnded, Record, RolloutRef
 
 
 class Owner(Protocol):
@@ -68,6 +68,6 @@ class Owner(Protocol):
 class Intake(Protocol):
     """Where the record of an exchange goes."""
 
-    def put(self, record: Record) -> None:
-        """Take an ended record: O(1), never blocks, never raises."""
+    def put_exchange(self, exchange: ExchangeEnded) -> None:
+        """Take an ended exchange: O(1), never blocks, never raises."""
         ...

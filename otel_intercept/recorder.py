@@ -112,20 +112,9 @@ class Recorder(Waiting[SpanRecord]):
     """
 
     __slots__ = (
-        "_closed",
-        "_dropped",
-        "_ended",
-        "_exported",
-        "_failed",
-        "_most_open_rollouts",
-        "_open",
-        "_queue_size",
-        "_refused",
-        "_spans",
-        "_started",
-        "_tally",
-        "on_drop",
-    )
+        "_closed", "_dropped", "_ended", "_exported", "_failed", "_most_open_rollouts",
+        "_open", "_queue_size", "_refused", "_spans", "_started", "_tally", "on_drop",
+    )  # fmt: skip
 
     def __init__(self, queue_size: int, *, spans: bool = True) -> None:
         super().__init__()
@@ -195,22 +184,28 @@ class Recorder(Waiting[SpanRecord]):
 
         O(1); takes no lock, never blocks, never raises.
         """
-        if type(record) is ExchangeEnded and record.failure is None:
-            # Nearly all are, so they are not asked what else they might be, and what
-            # `add` does is done here.
-            if self._spans and record.rollout.sampled:
-                self._ended += 1
-            ordinary = self._ordinary
-            if len(ordinary) + len(self._urgent) < self._queue_size:
-                self._added += 1
-                ordinary.append(record)
-            else:
-                self._drop(record)
+        if isinstance(record, ExchangeEnded):
+            self.put_exchange(record)
         elif isinstance(record, ExchangeRejected):
             # It has nothing but its count, so a flood of these takes no room.
             self._count(record)
         else:
             self._put_rare(record)
+
+    def put_exchange(self, exchange: ExchangeEnded) -> None:
+        """Hand over an ended exchange, as `put` does: this is the hot path."""
+        if exchange.failure is not None:
+            self._put_rare(exchange)
+            return
+        if self._spans and exchange.rollout.sampled:
+            self._ended += 1
+        # What `add` does.
+        ordinary = self._ordinary
+        if len(ordinary) + len(self._urgent) < self._queue_size:
+            self._added += 1
+            ordinary.append(exchange)
+        else:
+            self._drop(exchange)
 
     def pass_by(self, exchange: ExchangeEnded) -> None:
         """Count an ended exchange that need not wait here, since it was sent at once.

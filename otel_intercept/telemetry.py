@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from otel_intercept.errors import ConfigurationError
-from otel_intercept.record import Record
+from otel_intercept.record import ExchangeEnded, Record
 from otel_intercept.recorder import Balance, Recorder
 from otel_intercept.settings import Settings
 
@@ -35,6 +35,10 @@ class Intake(Protocol):
 
     def put(self, record: Record) -> None:
         """Take an ended record, or drop and count it."""
+        ...
+
+    def put_exchange(self, exchange: ExchangeEnded) -> None:
+        """Do the same for an exchange, which most records are."""
         ...
 
     def balance(self) -> Balance:

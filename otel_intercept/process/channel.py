@@ -86,25 +86,27 @@ class Channel:
 
     def put(self, record: Record) -> None:
         """Send an ended record, or queue it. O(1), never blocks, never raises."""
-        if (
-            not isinstance(record, ExchangeEnded)
-            or self.congested
-            or self._behind
-            or not self._way.acquire(blocking=False)
-        ):
+        if isinstance(record, ExchangeEnded):
+            self.put_exchange(record)
+        else:
             self._put_in_line(record)
+
+    def put_exchange(self, exchange: ExchangeEnded) -> None:
+        """Send an ended exchange, as `put` does: this is the hot path."""
+        if self.congested or self._behind or not self._way.acquire(blocking=False):
+            self._put_in_line(exchange)
             return
         try:
             outlet = self._sender.outlet
-            rollout = self._work.exchange_ends(record)
-            self._recorder.pass_by(record)
-            if not self._sender.send_exchange(record, rollout):
-                self._current = record
+            rollout = self._work.exchange_ends(exchange)
+            self._recorder.pass_by(exchange)
+            if not self._sender.send_exchange(exchange, rollout):
+                self._current = exchange
                 self.congested = True
             elif outlet is None or outlet.blocked:
                 self.congested = True
-            elif record.end_ns >= self._look_at_ns:
-                self._look(record.end_ns, _AT_ONCE)
+            elif exchange.end_ns >= self._look_at_ns:
+                self._look(exchange.end_ns, _AT_ONCE)
         finally:
             self._way.release()
         if self.congested:
