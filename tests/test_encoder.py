@@ -171,7 +171,14 @@ def test_equal_values_of_different_types_stay_different() -> None:
 
     for value in (1, True, 1.0, 0.0, False, 0):
         span = Span(
-            Shape("rollout", INTERNAL), Trace(1, ()), ((key, value),), 2, None, 3, 4
+            Shape("rollout", INTERNAL),
+            Trace(1, ()),
+            ((key, value),),
+            2,
+            None,
+            3,
+            4,
+            values=((semconv.STREAM_BYTES, value),),
         )
         request = decoded(encoder.request([encoder.encode(span)]))
         assert request == encode_spans([readable_span(span, RESOURCE, SCOPE)])

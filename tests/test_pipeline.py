@@ -41,6 +41,7 @@ from otel_intercept.telemetry import Balance, Settings, Telemetry
 from otel_intercept.testing import TelemetryRecorder
 from otel_intercept.translate.guard_metrics import metrics_of
 from otel_intercept.translate.guarded import GuardedMetricReader, is_exporting
+from otel_intercept.translate.outlets import LocalSpanExporter
 from tests.collectors import (
     Answer,
     Collector,
@@ -347,6 +348,52 @@ def test_after_a_shutdown_that_gave_up_nothing_more_is_sent() -> None:
     assert wait_until(lambda: telemetry.idle)
     assert len(exporter.batches) == 1
     assert telemetry.balance() == balance == Balance(11, 11, 0, 0, 2, 9, 0)
+
+
+class HangingAbroad(LocalSpanExporter):
+    """Hangs until it is released, but keeps what it is asked to keep here."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        self.sent: list[ReadableSpan] = []
+        self.kept: list[ReadableSpan] = []
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.sent.extend(spans)
+        self.release.wait(30)
+        return SpanExportResult.FAILURE
+
+    def export_locally(self, spans: Sequence[ReadableSpan]) -> None:
+        self.kept.extend(spans)
+
+
+def test_what_a_hanging_exporter_leaves_is_measured_and_kept_here() -> None:
+    """It costs neither the metrics of the records nor their copy on this machine."""
+    exporter = HangingAbroad()
+    reader = InMemoryMetricReader()
+    telemetry = Telemetry(span_exporter=exporter, metric_reader=reader, settings=FAST)
+    # Four of them fill a request, two are translated, and the others wait.
+    many = tuple(wait(span_id=number) for number in range(1001, 2001))
+    for number in range(1, 7):
+        telemetry.begin(True)
+        telemetry.put(exchange(span_id=number, waits=many))
+    assert wait_until(lambda: exporter.sent)
+    for number in range(7, 17):
+        telemetry.begin(True)
+        telemetry.put(exchange(span_id=number))
+
+    balance = telemetry.shutdown(timeout_s=0.2)
+    exporter.release.set()
+
+    sent, kept = exchanges_of(exporter.sent), exchanges_of(exporter.kept)
+    assert (len(sent), len(kept)) == (balance.failed, balance.dropped)
+    assert sorted(sent + kept) == list(range(1, 17))
+    assert counter_sum(reader, semconv.EXCHANGES.name) == 16
+
+
+def exchanges_of(spans: Sequence[ReadableSpan]) -> list[int]:
+    """Return the span ids of exchanges."""
+    return [span.context.span_id for span in spans if span.kind is SpanKind.SERVER]
 
 
 def test_what_was_collected_for_the_next_batch_is_dropped_as_well() -> None:
