@@ -78,12 +78,12 @@ class Delivery(Clock):
 
     @property
     def _is_plainly_good(self) -> bool:
-        """Whether all of a good body went out that there was no need to look into."""
+        """Whether all of a good body went out, and nothing in it says otherwise."""
         return (
             self._ended
             and self._answer is GOOD
-            and self._meter is None
             and self._head is None
+            and (self._meter is None or self._meter.is_good)
         )
 
     def _body_facts(self, *, stream_asked: bool) -> BodyFacts:

@@ -81,6 +81,12 @@ class StreamMeter:
         return self._scanner.error
 
     @property
+    def is_good(self) -> bool:
+        """Whether chunks and the terminal event were written, and no error frame."""
+        scanner = self._scanner
+        return scanner.terminal and scanner.error is None and self.chunks > 0
+
+    @property
     def response(self) -> Attributes:
         """The allow-listed GenAI attributes that the stream itself carried."""
         return self._scanner.response
@@ -112,14 +118,13 @@ class StreamMeter:
     def facts(self) -> StreamFacts:
         """Return the totals so far."""
         first = self._first
+        # By name, it would take as long again.
         return StreamFacts(
-            chunks=self.chunks,
-            bytes=self._bytes,
-            keepalives=self._scanner.keepalives,
-            max_gap_s=self._max_gap,
-            time_to_first_chunk_s=(
-                None if first is None else first - self._start / _NS_PER_S
-            ),
+            self.chunks,
+            self._bytes,
+            self._scanner.keepalives,
+            self._max_gap,
+            None if first is None else first - self._start / _NS_PER_S,
         )
 
     def _note_gap(self, now: float) -> None:
@@ -155,9 +160,9 @@ class StreamMeter:
     def _scan(self, data: Written) -> int:
         scanner = self._scanner
         chunks = scanner.feed(data)
-        if chunks and self._tries < _MOST_TRIES and type(data) is bytes:
+        if self._tries < _MOST_TRIES and scanner.plain and type(data) is bytes:
             self._tries += 1
-            if len(data) < _MOST_BYTES and scanner.is_plain_chunk(data):
+            if len(data) < _MOST_BYTES:
                 self._learn(data)
         # Within an event nothing repeats; after an error each write tells of it.
         repeats = self._before and scanner.idle and scanner.error is None
