@@ -98,18 +98,19 @@ class StreamMeter:
             Whether an error frame has come, now or before.
         """
         size = len(data)
-        self._bytes += size
         if size < self._short and type(data) is bytes:
             # Without the prefix, it is the same object.
             rest = data.removeprefix(self._before)
             if rest is not data and rest.lstrip(_WITHIN_TEXT) == self._after:
+                self._bytes += size
                 self._repeats += 1
                 now = perf_counter()
                 if now - self._last > self._max_gap:
                     self._note_gap(now)
                 self._last = now
                 return False
-        return self._look(data)
+        # What is not bytes may change later, or be wider than it is long.
+        return self._look(bytes(data))
 
     def end(self) -> None:
         """Take in the end of the body: an unfinished event counts now. Idempotent."""
@@ -133,8 +134,9 @@ class StreamMeter:
         else:
             self._max_gap = now - self._last
 
-    def _look(self, data: Written) -> bool:
+    def _look(self, data: bytes) -> bool:
         """Take in what is not recognised at a glance."""
+        self._bytes += len(data)
         if self._is_long_repeat(data):
             self._repeats += 1
         elif not self._scan(data):
@@ -145,22 +147,21 @@ class StreamMeter:
         self._last = now
         return self._scanner.error is not None
 
-    def _is_long_repeat(self, data: Written) -> bool:
+    def _is_long_repeat(self, data: bytes) -> bool:
         # Stripping takes longer the longer the text is, this does not.
-        if not self._short or type(data) is not bytes:
-            return False
         text = data.removeprefix(self._before).removesuffix(self._after)
         return (
-            len(data) - len(text) == len(self._before) + len(self._after)
+            self._short > 0
+            and len(data) - len(text) == len(self._before) + len(self._after)
             and _QUOTE not in text
             and _LF not in text
             and _CR not in text
         )
 
-    def _scan(self, data: Written) -> int:
+    def _scan(self, data: bytes) -> int:
         scanner = self._scanner
         chunks = scanner.feed(data)
-        if self._tries < _MOST_TRIES and scanner.plain and type(data) is bytes:
+        if self._tries < _MOST_TRIES and scanner.plain:
             self._tries += 1
             if len(data) < _MOST_BYTES:
                 self._learn(data)
