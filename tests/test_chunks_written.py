@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import re
 from array import array
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -246,8 +246,19 @@ async def test_an_error_frame_is_on_the_state_when_its_write_returns(
     assert seen == [False, False, False, True, True]
 
 
+@contextlib.contextmanager
+def put_around(name: str, function: object) -> Iterator[None]:
+    """Do to aiohttp what other libraries do, for the length of a block."""
+    own = vars(StreamWriter)[name]
+    setattr(StreamWriter, name, function)
+    try:
+        yield
+    finally:
+        setattr(StreamWriter, name, own)
+
+
 async def test_what_others_put_around_a_write_still_runs(
-    serve: Serve, registry: RolloutRegistry, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, registry: RolloutRegistry
 ) -> None:
     """A `write` that is not aiohttp's own is called for each chunk."""
     sizes: list[int] = []
@@ -257,10 +268,10 @@ async def test_what_others_put_around_a_write_still_runs(
         sizes.append(len(chunk))
         await write(self, chunk)
 
-    monkeypatch.setattr(StreamWriter, "write", counted)
     scene = Scene(writes(*TOKENS, DONE))
     registry.open("r1")
-    await ask(await serve(scene.app(registry)))
+    with put_around("write", counted):
+        await ask(await serve(scene.app(registry)))
 
     assert sizes == [len(piece) for piece in (*TOKENS, DONE)]
     assert scene.meter_says() == scan_says([*TOKENS, DONE])
