@@ -195,7 +195,7 @@ class Exchange(Reports):
         meter = self._meter
         try:
             if meter is not None:
-                if meter.feed(data):
+                if meter.feed(bytes(data)):
                     self._error_frame_written(meter)
             elif self._head is not None:
                 self._read_head(self._head, data)

@@ -5,7 +5,7 @@ from typing import Final
 
 from otel_intercept.record import Attributes, StreamFacts
 from otel_intercept.semconv import Dialect
-from otel_intercept.sse import SseScanner, Written
+from otel_intercept.sse import SseScanner
 
 _NS_PER_S: Final = 1e9
 _TEXT_KEYS: Final = (b'"content":', b'"text":', b'"delta":', b'"reasoning_content":')
@@ -91,14 +91,14 @@ class StreamMeter:
         """The allow-listed GenAI attributes that the stream itself carried."""
         return self._scanner.response
 
-    def feed(self, data: Written) -> bool:
+    def feed(self, data: bytes) -> bool:
         """Take in bytes that the transport has accepted.
 
         Returns:
             Whether an error frame has come, now or before.
         """
         size = len(data)
-        if size < self._short and type(data) is bytes:
+        if size < self._short:
             # Without the prefix, it is the same object.
             rest = data.removeprefix(self._before)
             if rest is not data and rest.lstrip(_WITHIN_TEXT) == self._after:
@@ -109,8 +109,7 @@ class StreamMeter:
                     self._note_gap(now)
                 self._last = now
                 return False
-        # What is not bytes may change later, or be wider than it is long.
-        return self._look(bytes(data))
+        return self._look(data)
 
     def end(self) -> None:
         """Take in the end of the body: an unfinished event counts now. Idempotent."""

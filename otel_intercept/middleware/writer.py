@@ -120,7 +120,7 @@ class StreamingWriter(ObservedWriter):
     """
 
     frame: Callable[[StreamWriter, Written], None]
-    wrote: Callable[[Written], bool]
+    wrote: Callable[[bytes], bool]
 
     async def write(
         self,
