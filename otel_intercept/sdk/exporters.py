@@ -59,14 +59,13 @@ def build_span_exporter(outputs: Outputs) -> SpanExporter | None:
     Raises:
         ConfigurationError: A file or a TLS credential cannot be used.
     """
-    exporters: list[SpanExporter] = []
-    if outputs.file is not None:
-        exporters.append(_open(OtlpFileSpanExporter, outputs.file))
-    if outputs.console:
-        exporters.append(ConsoleSpanExporter(out=sys.stdout))
-    if outputs.target is not None:
-        build = _grpc_spans if outputs.target.grpc else _http_spans
-        exporters.append(_connect(build, outputs.target))
+    exporters = _build_all(
+        outputs,
+        file=OtlpFileSpanExporter,
+        console=lambda: ConsoleSpanExporter(out=sys.stdout),
+        over_grpc=_grpc_spans,
+        over_http=_http_spans,
+    )
     return FanOutSpanExporter.of(exporters)
 
 
@@ -76,15 +75,30 @@ def build_metric_exporter(outputs: Outputs) -> MetricExporter | None:
     Raises:
         ConfigurationError: A file or a TLS credential cannot be used.
     """
-    exporters: list[MetricExporter] = []
-    if outputs.file is not None:
-        exporters.append(_open(OtlpFileMetricExporter, outputs.file))
-    if outputs.console:
-        exporters.append(ConsoleMetricExporter(out=sys.stdout))
-    if outputs.target is not None:
-        build = _grpc_metrics if outputs.target.grpc else _http_metrics
-        exporters.append(_connect(build, outputs.target))
+    exporters = _build_all(
+        outputs,
+        file=OtlpFileMetricExporter,
+        console=lambda: ConsoleMetricExporter(out=sys.stdout),
+        over_grpc=_grpc_metrics,
+        over_http=_http_metrics,
+    )
     return FanOutMetricExporter.of(exporters)
+
+
+def build_log_exporter(outputs: Outputs) -> LogRecordExporter | None:
+    """Return an exporter to all the outputs, the file first; None without outputs.
+
+    Raises:
+        ConfigurationError: A file or a TLS credential cannot be used.
+    """
+    exporters = _build_all(
+        outputs,
+        file=OtlpFileLogExporter,
+        console=lambda: ConsoleLogRecordExporter(out=sys.stdout),
+        over_grpc=_grpc_logs,
+        over_http=_http_logs,
+    )
+    return FanOutLogExporter.of(exporters)
 
 
 def open_session(target: Target) -> ExportSession:
@@ -103,6 +117,26 @@ def open_channel(target: Target) -> grpc.Channel:
     return _connect(_channel, target)
 
 
+def _build_all(
+    outputs: Outputs,
+    *,
+    file: Callable[[Path], T],
+    console: Callable[[], T],
+    over_grpc: Callable[[Target], T],
+    over_http: Callable[[Target], T],
+) -> list[T]:
+    """Build one exporter for each output that there is."""
+    exporters: list[T] = []
+    if outputs.file is not None:
+        exporters.append(_open(file, outputs.file))
+    if outputs.console:
+        exporters.append(console())
+    if outputs.target is not None:
+        build = over_grpc if outputs.target.grpc else over_http
+        exporters.append(_connect(build, outputs.target))
+    return exporters
+
+
 def _channel(target: Target) -> grpc.Channel:
     compression = _grpc_compression(target)
     credentials = _credentials(target)
@@ -113,23 +147,6 @@ def _channel(target: Target) -> grpc.Channel:
     return grpc.secure_channel(
         target.endpoint, credentials, _CHANNEL_OPTIONS, compression=compression
     )
-
-
-def build_log_exporter(outputs: Outputs) -> LogRecordExporter | None:
-    """Return an exporter to all the outputs, the file first; None without outputs.
-
-    Raises:
-        ConfigurationError: A file or a TLS credential cannot be used.
-    """
-    exporters: list[LogRecordExporter] = []
-    if outputs.file is not None:
-        exporters.append(_open(OtlpFileLogExporter, outputs.file))
-    if outputs.console:
-        exporters.append(ConsoleLogRecordExporter(out=sys.stdout))
-    if outputs.target is not None:
-        build = _grpc_logs if outputs.target.grpc else _http_logs
-        exporters.append(_connect(build, outputs.target))
-    return FanOutLogExporter.of(exporters)
 
 
 def _http_spans(target: Target) -> SpanExporter:
