@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 
 from otel_intercept.exchange import Exchange
 from otel_intercept.semconv import Phase
-from otel_intercept.shield import confess
+from otel_intercept.shield import confess, shielded
 from otel_intercept.sse import Written
 from otel_intercept.stream import StreamMeter
 
@@ -49,10 +49,13 @@ class ObservedWriter(StreamWriter):
     Attributes:
         exchange: What the answer is of.
         framed: What aiohttp has framed as a chunk of the body, until it is reported.
+        looks: How many writes of an event stream may still show how it is framed: the
+            first may go out with the headers.
     """
 
     exchange: Exchange
     framed: "Written | None" = None
+    looks: int = 2
 
     async def write_headers(self, status_line: str, headers: CIMultiDict[str]) -> None:
         """Write the headers, and report the status and what body they announce."""
@@ -88,8 +91,8 @@ class ObservedWriter(StreamWriter):
             raise
         exchange.answer_wrote(chunk)
         framed, self.framed = self.framed, None
-        if framed is chunk and exchange.stream and type(self) is ObservedWriter:
-            _stream(self, exchange.stream)
+        if self.looks and exchange.stream is not None:
+            _settle(self, exchange.stream, frames=framed is chunk)
 
     def _write_chunked_payload(self, chunk: Written) -> None:
         StreamWriter._write_chunked_payload(self, chunk)  # noqa: SLF001 - its only hook
@@ -169,25 +172,24 @@ def observe(writer: AbstractStreamWriter, exchange: Exchange) -> None:
         writer.exchange = exchange
 
 
-def _stream(writer: ObservedWriter, meter: StreamMeter) -> None:
-    """Write the chunks of an event stream the short way from now on.
+@shielded
+def _settle(writer: ObservedWriter, meter: StreamMeter, *, frames: bool) -> None:
+    """Make an event stream's further chunks cheap to write and to report.
 
-    Only while aiohttp's `write` does what it is known to: a later release, or what
-    others put in its place, uses other names.
+    The short way is taken only while aiohttp's `write` does what it is known to: a
+    later release, or what others put in its place, uses other names.
     """
     code = getattr(StreamWriter.write, "__code__", None)
     known = isinstance(code, CodeType) and _KNOWN_NAMES.issuperset(code.co_names)
-    if not known or vars(writer).get("_on_chunk_sent") is not None:
-        return
+    short = frames and known and vars(writer).get("_on_chunk_sent") is None
     # An object whose class has changed finds its attributes slowly, until it has a new
     # dictionary; and what stands there is found sooner than what its class has.
-    writer.__dict__ = {
-        **_DEFAULTS,
-        **vars(writer),
-        "frame": StreamWriter._write_chunked_payload,  # noqa: SLF001
-        "wrote": meter.feed,
-    }
-    _turn(writer, StreamingWriter)
+    looks = 0 if short else writer.looks - 1
+    writer.__dict__ = {**_DEFAULTS, **vars(writer), "looks": looks}
+    if short:
+        frame = StreamWriter._write_chunked_payload  # noqa: SLF001
+        vars(writer).update(frame=frame, wrote=meter.feed)
+        _turn(writer, StreamingWriter)
 
 
 def _turn(writer: StreamWriter, kind: type[StreamWriter]) -> None:
