@@ -3,6 +3,7 @@
 import json
 import re
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +11,7 @@ from otel_intercept.semconv import Dialect
 from otel_intercept.sse import SseScanner
 from otel_intercept.stream import StreamMeter
 
+FRAME = b'data: {"error": {"type": "overloaded_error"}}\n\n'
 DONE = b"data: [DONE]\n\n"
 LONG = "a text that is longer than the texts of most chunks are, by some words"
 WORDS = st.sampled_from(
@@ -122,6 +124,52 @@ def test_a_text_of_any_bytes_is_a_text_only_inside_its_quotes(
             scanner.feed(bytes((byte,)))
         meter.feed(data)
 
+        check(meter, scanner)
+
+
+BEFORE, AFTER = b'data: {"choices": [{"delta": {"content": "', b'"}}]}\n\n'
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    "feeds",
+    [
+        (b": no prefix" + AFTER,),
+        (b"event: error" + AFTER,),
+        (BEFORE + b"no suffix", AFTER),
+        (BEFORE + b"no suffix\n\n",),
+        (BEFORE + b"a\n\ndata: [DONE]\n\n" + AFTER,),
+        (BEFORE + b"a\r\rdata: [DONE]\r\r" + AFTER,),
+        (BEFORE + b"a\n\nevent: error\ndata:\n\n" + AFTER,),
+        (BEFORE + LONG.encode() + b"\n\ndata: [DONE]\n\n" + AFTER,),
+        (BEFORE + LONG.encode() + b"\r\rdata: [DONE]\r\r" + AFTER,),
+        (BEFORE + LONG.encode() + b'", "error": "' + AFTER,),
+        (BEFORE + LONG.encode(), AFTER),
+        (b": cut ", BEFORE + AFTER),
+        (b"event: error\n", BEFORE + AFTER),
+        (b"event: error\n", BEFORE + LONG.encode() + AFTER),
+        (b"data: cut", BEFORE + AFTER, b"\n\n"),
+        (b"\r", b"\n" + BEFORE + AFTER),
+        (BOM + BEFORE + AFTER,),
+        (BOM[:1], BEFORE + AFTER),
+        (FRAME, BEFORE + AFTER, BEFORE + AFTER),
+    ],
+)
+@pytest.mark.parametrize("learned", [True, False])
+def test_what_only_looks_like_a_chunk_is_scanned(
+    feeds: tuple[bytes, ...], *, learned: bool
+) -> None:
+    """What differs in more than the text, or comes within an event, is no chunk."""
+    scanner = SseScanner(Dialect.CHAT_COMPLETIONS)
+    meter = StreamMeter(Dialect.CHAT_COMPLETIONS, 0)
+    known = [BEFORE + b"word" + AFTER] * 2 if learned else []
+
+    for data in (*known, *feeds, BEFORE + b"word" + AFTER):
+        for byte in data:
+            scanner.feed(bytes((byte,)))
+        failed = meter.feed(data)
+
+        assert failed is (scanner.error is not None)
         check(meter, scanner)
 
 
