@@ -390,8 +390,9 @@ async def test_a_waiting_write_that_is_cancelled_is_not_told(
     assert scene.meter_says() == scan_says_whole(written)
 
 
+@pytest.mark.parametrize("version", [HTTP_1_1, HTTP_1_0])
 async def test_writes_after_the_agent_left_raise_and_are_not_told(
-    serve: Serve, registry: RolloutRegistry, recorder: TelemetryRecorder
+    serve: Serve, registry: RolloutRegistry, recorder: TelemetryRecorder, version: str
 ) -> None:
     """Each raises as without us; the first is the failure."""
     gone = asyncio.Event()
@@ -409,7 +410,7 @@ async def test_writes_after_the_agent_left_raise_and_are_not_told(
 
     scene = Scene(script)
     registry.open("r1")
-    reader, writer = await connect(await serve(scene.app(registry)))
+    reader, writer = await connect(await serve(scene.app(registry)), version)
     await reader.readuntil(b"word")
     writer.transport.abort()
     await asyncio.sleep(0.05)
