@@ -1,6 +1,7 @@
 """Tell which exchange the running code belongs to, and which span its spans nest in."""
 
-from typing import Final
+from contextvars import ContextVar, Token, copy_context
+from typing import Final, Protocol
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -10,6 +11,7 @@ from otel_intercept.exchange import Exchange
 
 _KEY: Final = otel_context.create_key("otel_intercept.exchange")
 (_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
+_EMPTY: Final = Context()
 _FLAGS: Final = {
     sampled: trace.TraceFlags(trace.TraceFlags.SAMPLED if sampled else 0)
     for sampled in (False, True)
@@ -20,18 +22,20 @@ class ExchangeSpan(trace.NonRecordingSpan):
     """The exchange as the parent of other libraries' spans; few handlers have any.
 
     The span context is made when somebody asks for it.
+
+    Attributes:
+        exchange: Set by `enter`, which passes the constructor: the base's wants the
+            span context now.
     """
 
-    def __init__(self, exchange: Exchange) -> None:
-        # Without the base's, which wants the span context now.
-        self._exchange = exchange
+    exchange: Exchange
 
     def get_span_context(self) -> trace.SpanContext:
         """Return the ids under which the exchange's span will be exported."""
-        ref = self._exchange.rollout.ref
+        ref = self.exchange.rollout.ref
         return trace.SpanContext(
             ref.trace_id,
-            self._exchange.span_id,
+            self.exchange.span_id,
             is_remote=False,
             trace_flags=_FLAGS[ref.sampled],
         )
@@ -40,10 +44,65 @@ class ExchangeSpan(trace.NonRecordingSpan):
         return f"ExchangeSpan({self.get_span_context()!r})"
 
 
-def context_of(exchange: Exchange) -> Context:
-    """Return the current context with the exchange, as itself and as a span, in it."""
-    current = otel_context.get_current()
-    return Context({**current, _SPAN_KEY: ExchangeSpan(exchange), _KEY: exchange})
+class _Variable(Protocol):
+    """What keeps OpenTelemetry's current context."""
+
+    def get(self, default: Context, /) -> Context: ...
+
+    def set(self, value: Context, /) -> Token[Context]: ...
+
+    def reset(self, token: Token[Context], /) -> None: ...
+
+
+class _Functions:
+    """The same by the functions of the API, for a context that is no variable."""
+
+    def get(self, _default: Context, /) -> Context:
+        return otel_context.get_current()
+
+    def set(self, value: Context, /) -> Token[Context]:
+        return otel_context.attach(value)
+
+    def reset(self, token: Token[Context], /) -> None:
+        otel_context.detach(token)
+
+
+def _find_variable() -> _Variable:
+    """Find the variable in which the API keeps the context, as it does by default.
+
+    Each of its functions calls two others around one call of the variable's, so that
+    going through them takes three times as long.
+    """
+    probe = Context()
+    token = otel_context.attach(probe)
+    try:
+        found: list[ContextVar[Context]] = [
+            variable for variable, value in copy_context().items() if value is probe
+        ]
+    finally:
+        otel_context.detach(token)
+    return found[0] if found else _Functions()
+
+
+_CURRENT: Final = _find_variable()
+
+
+def enter(exchange: Exchange) -> Token[Context]:
+    """Make an exchange current, as itself and as a span, until it is left."""
+    span = ExchangeSpan.__new__(ExchangeSpan)
+    span.exchange = exchange
+    own = {_SPAN_KEY: span, _KEY: exchange}
+    outer = _CURRENT.get(_EMPTY)
+    return _CURRENT.set(Context({**outer, **own} if outer else own))
+
+
+def leave(token: Token[Context]) -> None:
+    """Make the context current again that was so before."""
+    try:
+        _CURRENT.reset(token)
+    except ValueError:
+        # A coroutine that nobody finished is closed in any context: none to restore.
+        return
 
 
 def current_exchange() -> Exchange | None:

@@ -8,7 +8,7 @@ from otel_intercept import failure as failures
 from otel_intercept.dialect import genai
 from otel_intercept.failure import Failure
 from otel_intercept.ids import new_span_id
-from otel_intercept.outcome import NO_ANSWER, OK, Cause
+from otel_intercept.outcome import GOOD, NO_ANSWER, OK, Cause
 from otel_intercept.owner import Owner
 from otel_intercept.record import Attributes, ExchangeEnded, Request
 from otel_intercept.reports import Reports
@@ -234,6 +234,25 @@ class Exchange(Reports):
             self._note(Cause.WRITE_FAILED, describe(self._owner, exc, phase))
         if self._handler_done:
             self.finish()
+
+    def returns_plainly(self) -> bool:
+        """Note that the handler is through, if no answer and no trouble has begun.
+
+        Returns:
+            False where one has: nothing is noted then.
+        """
+        if self._trouble is None and self._answer is NO_ANSWER and not self._ended:
+            self._handler_done = True
+            return True
+        return False
+
+    def answers_whole(self, status: int) -> None:
+        """Note what `answer_began` does of a body that comes whole, and is JSON."""
+        if self._trouble is None and status < 400 and not self._pending:
+            self._status = status
+            self._answer = GOOD
+        else:
+            self.answer_began(status, event_stream=False)
 
     def handler_returned(self) -> None:
         """Note that the handler is through; the body may still have to be written."""

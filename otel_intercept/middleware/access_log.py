@@ -46,6 +46,5 @@ def shorten_access_log() -> None:
     logging.getLogger(ACCESS_LOGGER).addFilter(_FILTER)
 
 
-def shorten_access_line(request: Request) -> None:
-    """Make the access log of the current request say its method and route only."""
-    _known.set(request)
+shorten_access_line: Final = _known.set
+"""Make the access log of the current request say its method and route only."""

@@ -1,41 +1,18 @@
 """End the exchange of a connection that ended before its answer did."""
 
+import weakref
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from otel_intercept.exchange import Exchange
 
 if TYPE_CHECKING:
     import asyncio
-    import weakref
 
-    from otel_intercept.exchange import Exchange
-
-
-class Connection:
-    """An agent's connection, which serves one request at a time.
-
-    Args:
-        request: Any request that came in on it.
-        connections: Those of its server.
-    """
-
-    __slots__ = ("_connections", "_protocol", "latest")
-
-    def __init__(self, request: web.Request, connections: "Connections") -> None:
-        self._protocol = request.protocol
-        self._connections = connections
-        self.latest: weakref.ref[Exchange] | None = None
-
-    def is_agent_present(self) -> bool:
-        """Whether it stands, or its server closes it itself."""
-        transport = self._protocol.transport
-        return self._connections.shutting_down or not (
-            transport is None or transport.is_closing()
-        )
+    from aiohttp.web_protocol import RequestHandler
 
 
 class Connections:
-    """The connections of one server, and the latest exchange of each.
+    """The connections of one server, and the exchange that each may have to end.
 
     An exchange ends when its body does. Where aiohttp never gets that far, such as
     after a failing ``on_response_prepare`` signal, it ends with its connection.
@@ -48,20 +25,28 @@ class Connections:
     __slots__ = ("_open", "shutting_down")
 
     def __init__(self) -> None:
-        self._open: dict[asyncio.Task[None], Connection] = {}
+        self._open: dict[asyncio.Task[None], weakref.ref[Exchange]] = {}
         self.shutting_down = False
 
-    def of(self, request: web.Request) -> Connection:
-        """Return the connection of a request."""
-        task = request.task
-        connection = self._open.get(task)
-        if connection is None:
-            connection = self._open[task] = Connection(request, self)
+    def is_agent_present(self, protocol: "RequestHandler") -> bool:
+        """Tell whether a connection stands, or the server closes it itself."""
+        transport = protocol.transport
+        return self.shutting_down or not (transport is None or transport.is_closing())
+
+    def end_with(self, task: "asyncio.Task[None]", exchange: Exchange) -> None:
+        """End an exchange with the connection that it came on, unless it is over.
+
+        Args:
+            task: What serves the connection, one request at a time.
+            exchange: Takes the place of the one before.
+        """
+        if exchange.outcome is not None:
+            return
+        if task not in self._open:
             task.add_done_callback(self._ended)
-        return connection
+        self._open[task] = weakref.ref(exchange)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        latest = self._open.pop(task).latest
-        exchange = None if latest is None else latest()
+        exchange = self._open.pop(task)()
         if exchange is not None:
             exchange.finish()

@@ -5,7 +5,6 @@ silences instrumented clients; so the handler gets its context back behind it.
 """
 
 from collections.abc import Callable
-from contextvars import Token
 from typing import Final
 
 from aiohttp import web
@@ -13,9 +12,6 @@ from aiohttp.typedefs import Handler, Middleware
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation
-
-from otel_intercept.current import context_of
-from otel_intercept.exchange import Exchange
 
 _FOREIGN: Final = "opentelemetry.instrumentation."
 _CONTEXT: Final = web.RequestKey("otel_intercept.context", Context)
@@ -49,24 +45,16 @@ def silence(app: web.Application, concerns: Callable[[web.Request], bool]) -> No
     app.middlewares.insert(0, silenced)
 
 
-def enter(request: web.Request, exchange: Exchange, *, foreign: bool) -> Token[Context]:
-    """Make spans nest below the exchange, until the token is detached.
-
-    Args:
-        request: What the exchange answers.
-        exchange: What the handler serves.
-        foreign: Whether contrib's middleware stands before the handler.
-    """
-    context = context_of(exchange)
-    if foreign:
-        request[_CONTEXT] = context
-    return otel_context.attach(context)
-
-
 async def call_silenced(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Call the handler with contrib's middleware kept silent."""
     with suppress_http_instrumentation():
         return await handler(request)
+
+
+async def call_restored(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Do the same, and give the handler the current context back behind it."""
+    request[_CONTEXT] = otel_context.get_current()
+    return await call_silenced(request, handler)
 
 
 def _innermost(app: web.Application) -> Middleware:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import StreamWriter
 from aiohttp.typedefs import Handler, Middleware
-from opentelemetry import context as otel_context
 
 from otel_intercept import failure as failures
+from otel_intercept.current import enter, leave
 from otel_intercept.errors import ConfigurationError, NotIntercepted
 from otel_intercept.exchange import Exchange
 from otel_intercept.idle import IdleRollouts
@@ -19,23 +21,23 @@ from otel_intercept.middleware.access_log import (
 )
 from otel_intercept.middleware.foreign import (
     add_restoring_middleware,
+    call_restored,
     call_silenced,
-    enter,
 )
 from otel_intercept.middleware.incoming import Place
+from otel_intercept.middleware.plain import send_plain
 from otel_intercept.middleware.redacted import (
     fail_exchange,
     fail_unobserved,
     refuse_unknown,
 )
-from otel_intercept.middleware.serving import Serving, start_exchange
-from otel_intercept.middleware.writer import ObservedWriter
+from otel_intercept.middleware.serving import EXCHANGE, Serving, start_exchange
+from otel_intercept.middleware.writer import ON_WRITER
 from otel_intercept.registry import RolloutRegistry
 
 Resolver = Callable[[web.Request], str | None]
 
-EXCHANGE: Final = web.RequestKey("otel_intercept.exchange", Exchange)
-_SEEN: Final = web.RequestKey("otel_intercept.seen", bool)
+_REJECTED: Final = web.RequestKey("otel_intercept.rejected", bool)
 
 _logger = logging.getLogger("otel_intercept.middleware")
 
@@ -139,8 +141,8 @@ def exchange_from(request: web.Request) -> Exchange:
         NotIntercepted: The request belongs to no open rollout, or the app is not
             instrumented. Where it escapes from a rollout route, the agent gets a 404.
     """
-    exchange: Exchange | None = request.get(EXCHANGE)
-    if exchange is None:
+    exchange: object = getattr(request.writer, ON_WRITER, None) or request.get(EXCHANGE)
+    if not isinstance(exchange, Exchange):
         raise NotIntercepted(
             "this request belongs to no open rollout: check that instrument_app was "
             "called on the root app, and that the rollout is open"
@@ -169,75 +171,90 @@ def _idle_close_s(implicit: IdleRollouts | None) -> float | None:
 
 
 def _outermost(wiring: _Wiring) -> Middleware:
-    registry, serving = wiring.registry, wiring.serving
+    registry, places = wiring.registry, wiring.serving.places
     find = registry.get if wiring.implicit is None else wiring.implicit.ensure
+    key = wiring.rollout_id if isinstance(wiring.rollout_id, str) else None
 
     # A plain function: aiohttp awaits what it returns, and saves one coroutine.
     @web.middleware
     def intercept(
         request: web.Request, handler: Handler
     ) -> Awaitable[web.StreamResponse]:
-        # Looking for a key that is not there is slow, so the writer is asked first.
-        if type(request.writer) is ObservedWriter or _is_seen(request):
+        writer = request.writer
+        if getattr(writer, ON_WRITER, None) is not None:
             return handler(request)
-        rollout_id = _resolve(wiring, request)
+        info = request.match_info
+        rollout_id = _resolve(wiring, request) if key is None else info.get(key)
         if rollout_id is None:
             return handler(request)
-        place = serving.places.of(request)
+        place = places.get(info.route) or places.of(request)
+        if place.apps_above and _is_seen(request):
+            return handler(request)
         description = place.describe(request)
         shorten_access_line(description)
         rollout = find(rollout_id)
         if rollout is None:
-            request[_SEEN] = True
+            request[_REJECTED] = True
             registry.reject(description.dialect)
             return _pass_through(wiring, place, request, handler)
-        exchange = start_exchange(serving, request, rollout, description)
-        request[EXCHANGE] = exchange
-        return _serve(place, request, handler, exchange)
+        exchange = start_exchange(place, request, writer, rollout, description)
+        return _serve(place, request, handler, exchange, writer)
 
     return intercept
 
 
 async def _serve(
-    place: Place, request: web.Request, handler: Handler, exchange: Exchange
+    place: Place,
+    request: web.Request,
+    handler: Handler,
+    exchange: Exchange,
+    writer: AbstractStreamWriter,
 ) -> web.StreamResponse:
     try:
-        token = enter(request, exchange, foreign=place.foreign)
+        token = enter(exchange)
         try:
             if place.foreign:
-                response = await call_silenced(request, handler)
+                response = await call_restored(request, handler)
             else:
                 response = await handler(request)
         finally:
-            otel_context.detach(token)
-        # Nearly all are just that, and asking an abstract class is slow.
-        if type(response) is not web.Response or exchange.answer_begun:
+            leave(token)
+        try:
+            if (
+                type(response) is web.Response
+                and place.outermost
+                and type(writer) is StreamWriter
+                and exchange.returns_plainly()
+                and await send_plain(writer, request, response, exchange)
+            ):
+                return response
             _check(response, exchange)
-        exchange.handler_returned()
-        if place.outermost:
-            # aiohttp does the same next, but logs what a body or a signal raises.
-            try:
+            exchange.handler_returned()
+            if place.outermost:
+                # aiohttp does the same next, but logs what is raised.
                 await response.prepare(request)
                 await response.write_eof()
-            except ConnectionError:
-                if _is_bodys_own(request):
-                    raise
+        except ConnectionError:
+            if _is_bodys_own(request):
+                raise
     except web.HTTPException as exc:
         if exchange.answer_begun:
             return fail_exchange(request, exchange, exc)
         exchange.handler_returned()
+        place.connections.end_with(request.task, exchange)
         raise
     except Exception as exc:  # noqa: BLE001 - whatever escapes becomes a redacted 500
-        return fail_exchange(request, exchange, exc)
+        response = fail_exchange(request, exchange, exc)
     except BaseException:
         exchange.handler_cancelled()
         exchange.finish()
         raise
+    place.connections.end_with(request.task, exchange)
     return response
 
 
 def _is_seen(request: web.Request) -> bool:
-    return len(request) > 0 and (_SEEN in request or EXCHANGE in request)
+    return _REJECTED in request or EXCHANGE in request
 
 
 async def _pass_through(

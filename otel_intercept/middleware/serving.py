@@ -1,20 +1,29 @@
 """Start the exchange of a request, and serve it without touching what is served."""
 
 import logging
-import weakref
+from types import MethodType
 from typing import Final
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import StreamWriter
 from aiohttp.typedefs import Handler
-from opentelemetry import context as otel_context
 
+from otel_intercept.current import enter, leave
 from otel_intercept.exchange import Exchange
 from otel_intercept.middleware.connections import Connections
-from otel_intercept.middleware.foreign import call_silenced, enter
-from otel_intercept.middleware.incoming import Places
-from otel_intercept.middleware.writer import observe
+from otel_intercept.middleware.foreign import call_restored
+from otel_intercept.middleware.incoming import Place, Places
+from otel_intercept.middleware.writer import (
+    ON_WRITER,
+    WRITE_HEADERS,
+    write_headers,
+)
 from otel_intercept.record import Request
 from otel_intercept.rollout import Rollout
+
+EXCHANGE: Final = web.RequestKey("otel_intercept.exchange", Exchange)
+"""Where the exchange is found of a request whose writer cannot be observed."""
 
 _logger: Final = logging.getLogger("otel_intercept.middleware")
 
@@ -26,7 +35,7 @@ class Serving:
         app: The app whose middleware serves them, if it is one of ours.
 
     Attributes:
-        connections: Its connections, with the latest exchange of each.
+        connections: Its connections.
         places: What is known of its resources.
     """
 
@@ -34,19 +43,26 @@ class Serving:
 
     def __init__(self, app: web.Application | None = None) -> None:
         self.connections: Final = Connections()
-        self.places: Final = Places(app)
+        self.places: Final = Places(app, self.connections)
 
 
 def start_exchange(
-    serving: Serving, request: web.Request, rollout: Rollout, description: Request
+    place: Place,
+    request: web.Request,
+    writer: AbstractStreamWriter,
+    rollout: Rollout,
+    description: Request,
 ) -> Exchange:
     """Start the exchange of a request, and watch the writer of its answer."""
-    connection = serving.connections.of(request)
     exchange = rollout.start_exchange(
-        description, agent_present=connection.is_agent_present
+        description,
+        agent_present=MethodType(place.connections.is_agent_present, request.protocol),
     )
-    observe(request.writer, exchange)
-    connection.latest = weakref.ref(exchange)
+    if type(writer) is StreamWriter:
+        setattr(writer, ON_WRITER, exchange)
+        setattr(writer, WRITE_HEADERS, MethodType(write_headers, writer))
+    else:
+        request[EXCHANGE] = exchange
     return exchange
 
 
@@ -64,14 +80,17 @@ async def serve_unchanged(
     """
     try:
         place = serving.places.of(request)
-        exchange = start_exchange(serving, request, rollout, place.describe(request))
-        token = enter(request, exchange, foreign=place.foreign)
+        exchange = start_exchange(
+            place, request, request.writer, rollout, place.describe(request)
+        )
+        place.connections.end_with(request.task, exchange)
+        token = enter(exchange)
     except Exception:  # noqa: BLE001 - telemetry never breaks traffic
         _logger.warning("a request could not be observed")
         return await handler(request)
     try:
         if place.foreign:
-            response = await call_silenced(request, handler)
+            response = await call_restored(request, handler)
         else:
             response = await handler(request)
     except web.HTTPException:
@@ -86,6 +105,6 @@ async def serve_unchanged(
         exchange.finish()
         raise
     finally:
-        otel_context.detach(token)
+        leave(token)
     exchange.handler_returned()
     return response

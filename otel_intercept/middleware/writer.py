@@ -10,7 +10,6 @@ from types import CodeType
 from typing import Final
 
 from aiohttp import ClientConnectionResetError, hdrs
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 
@@ -20,9 +19,13 @@ from otel_intercept.shield import confess, shielded
 from otel_intercept.sse import Written
 from otel_intercept.stream import StreamMeter
 
+ON_WRITER: Final = "exchange"
+"""The attribute of a writer under which the exchange of its answer is found."""
+
+WRITE_HEADERS: Final = "write_headers"
 _EVENT_STREAM: Final = "text/event-stream"
 _JSON: Final = re.compile(r"application/(?:[\w.+-]+\+)?json\b", re.ASCII)
-_PLAIN_JSON: Final = ("application/json; charset=utf-8", "application/json")
+PLAIN_JSON: Final = ("application/json; charset=utf-8", "application/json")
 _COMMENT: Final = b":"
 _DRAIN_LIMIT: Final = 0x10000
 _DEFAULTS: Final = {
@@ -58,22 +61,16 @@ class ObservedWriter(StreamWriter):
     looks: int = 2
 
     async def write_headers(self, status_line: str, headers: CIMultiDict[str]) -> None:
-        """Write the headers, and report the status and what body they announce."""
-        exchange = self.exchange
+        """Write the headers, and report the status and what body they announce.
+
+        They go into a buffer: what else it raises is a fault of the headers.
+        """
         try:
             await StreamWriter.write_headers(self, status_line, headers)
-        except Exception as exc:
-            exchange.write_failed(exc, phase=Phase.PREPARE)
+        except ConnectionError as exc:
+            self.exchange.write_failed(exc, phase=Phase.PREPARE)
             raise
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            # aiohttp raises just this when it flushes the headers, a moment later.
-            gone = ClientConnectionResetError("Cannot write to closing transport")
-            exchange.write_failed(gone, phase=Phase.PREPARE)
-            return
-        status = int(status_line.split(" ", 2)[1])
-        event_stream, other = _kind_of(headers)
-        exchange.answer_began(status, event_stream=event_stream, other=other)
+        report_headers(self, self.exchange, int(status_line.split(" ", 2)[1]), headers)
 
     async def write(
         self,
@@ -160,16 +157,32 @@ class StreamingWriter(ObservedWriter):
         self.enable_compression(encoding, strategy)
 
 
-def observe(writer: AbstractStreamWriter, exchange: Exchange) -> None:
-    """Report headers, bytes, the end and failed writes of one answer to its exchange.
+def report_headers(
+    writer: StreamWriter, exchange: Exchange, status: int, headers: CIMultiDict[str]
+) -> None:
+    """Report headers that are written: the status, and what body they announce."""
+    transport = writer.transport
+    if transport is None or transport.is_closing():
+        # aiohttp raises just this when it flushes the headers, a moment later.
+        gone = ClientConnectionResetError("Cannot write to closing transport")
+        exchange.write_failed(gone, phase=Phase.PREPARE)
+        return
+    event_stream, other = _kind_of(headers)
+    exchange.answer_began(status, event_stream=event_stream, other=other)
+
+
+async def write_headers(
+    writer: StreamWriter, status_line: str, headers: CIMultiDict[str]
+) -> None:
+    """Write the headers on a writer that is observed from now on.
 
     The writer lives for one request and has written nothing yet, so that giving it
-    another class changes nothing else, and costs a fourth of wrapping its methods.
+    another class changes nothing else. But that makes all that it does slower: it gets
+    this method as its own first, and most answers need no more (`send_plain`).
     """
-    if type(writer) is StreamWriter:
-        writer.__class__ = ObservedWriter
-    if isinstance(writer, ObservedWriter):
-        writer.exchange = exchange
+    delattr(writer, WRITE_HEADERS)
+    writer.__class__ = ObservedWriter
+    await writer.write_headers(status_line, headers)
 
 
 @shielded
@@ -207,7 +220,7 @@ def _kind_of(headers: CIMultiDict[str]) -> tuple[bool, bool]:
     """
     content_type = headers.get(hdrs.CONTENT_TYPE, "")
     encoding = headers.get(hdrs.CONTENT_ENCODING)
-    if content_type in _PLAIN_JSON or not (encoding is None or encoding == "identity"):
+    if content_type in PLAIN_JSON or not (encoding is None or encoding == "identity"):
         return False, False
     content_type = content_type.lower()
     event_stream = content_type.startswith(_EVENT_STREAM)

@@ -1,0 +1,120 @@
+"""The current exchange, in the context that OpenTelemetry keeps."""
+
+import contextvars
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+
+from otel_intercept import Exchange, RolloutRegistry
+from otel_intercept.current import current_exchange, enter, leave
+from otel_intercept.record import Request
+from otel_intercept.semconv import Dialect
+
+REQUEST: Final = Request("POST", "/x", "http", Dialect.CHAT_COMPLETIONS, None, None)
+KEEPER: Final = """
+from contextvars import Token
+from opentelemetry.context.context import Context, _RuntimeContext
+
+class Stack(_RuntimeContext):
+    def __init__(self):
+        self.contexts = [Context()]
+
+    def attach(self, context):
+        self.contexts.append(context)
+        return len(self.contexts) - 1
+
+    def get_current(self):
+        return self.contexts[-1]
+
+    def detach(self, token):
+        del self.contexts[token:]
+"""
+PROGRAM: Final = """
+from opentelemetry import context, trace
+from otel_intercept import RolloutRegistry, Telemetry
+from otel_intercept.current import current_exchange, enter, leave
+from otel_intercept.record import Request
+from otel_intercept.semconv import Dialect
+
+registry = RolloutRegistry(Telemetry())
+request = Request("POST", "/x", "http", Dialect.CHAT_COMPLETIONS, None, None)
+rollout = registry.open("r1")
+exchange = rollout.start_exchange(request, agent_present=lambda: True)
+outer = context.attach(context.set_value("mine", 1))
+token = enter(exchange)
+assert type(context._RUNTIME_CONTEXT).__name__ == "Stack"
+assert current_exchange() is exchange
+assert context.get_value("mine") == 1
+assert trace.get_current_span().get_span_context().span_id == exchange.span_id
+leave(token)
+assert current_exchange() is None
+assert context.get_value("mine") == 1
+print("fine")
+"""
+
+
+def started(registry: RolloutRegistry) -> Exchange:
+    """Start an exchange."""
+    return registry.open("r1").start_exchange(REQUEST, agent_present=lambda: True)
+
+
+def test_an_entered_exchange_is_current_until_it_is_left(
+    registry: RolloutRegistry,
+) -> None:
+    """The API's own functions see it and what was there; then all is as before."""
+    exchange = started(registry)
+    before = otel_context.set_value("mine", 1)
+    outer = otel_context.attach(before)
+
+    token = enter(exchange)
+    seen = current_exchange(), otel_context.get_value("mine")
+    span = trace.get_current_span().get_span_context()
+    leave(token)
+    after = otel_context.get_current()
+    otel_context.detach(outer)
+
+    assert seen == (exchange, 1)
+    assert (span.trace_id, span.span_id) == (
+        exchange.rollout.ref.trace_id,
+        exchange.span_id,
+    )
+    assert after is before
+
+
+def test_a_context_that_is_left_elsewhere_raises_nothing(
+    registry: RolloutRegistry,
+) -> None:
+    """A coroutine that nobody finished may be closed in any context."""
+    token = contextvars.copy_context().run(enter, started(registry))
+
+    leave(token)
+
+    assert current_exchange() is None
+
+
+def test_a_context_that_is_kept_elsewhere_is_used_by_the_apis_functions(
+    tmp_path: Path,
+) -> None:
+    """Where ``OTEL_PYTHON_CONTEXT`` names another keeper, the exchange is in there."""
+    (tmp_path / "keeper.py").write_text(KEEPER)
+    package = tmp_path / "keeper-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: keeper\n")
+    (package / "entry_points.txt").write_text(
+        "[opentelemetry_context]\nstack = keeper:Stack\n"
+    )
+
+    program = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "OTEL_PYTHON_CONTEXT": "stack", "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (program.stdout, program.stderr) == ("fine\n", "")

@@ -1,0 +1,444 @@
+"""Plain answers are reported as a writer that is watched step by step reports them."""
+
+import asyncio
+import contextlib
+import io
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from aiohttp import web
+from aiohttp.http import StreamWriter
+from opentelemetry.sdk.trace import ReadableSpan
+
+from otel_intercept import (
+    Exchange,
+    Phase,
+    RolloutRegistry,
+    exchange_from,
+    instrument_app,
+)
+from otel_intercept.testing import TelemetryRecorder
+from tests.served import until
+
+if TYPE_CHECKING:
+    from aiohttp.web_protocol import RequestHandler
+
+ROUTE: Final = "/rollout/{rollout_id}/v1/chat/completions"
+CHAT: Final = "/rollout/r1/v1/chat/completions"
+TRACE_ID: Final = "5f" * 16
+SECRET: Final = "sk-canary-7710aa"
+LARGE: Final = '{"a": "' + "x" * 20_000_000 + '"}'
+EVENTS: Final = 'data: {"choices":[{"delta":{"content":"hi"}}]}\n\ndata: [DONE]\n\n'
+
+
+class Watched(web.Response):
+    """A response that is not plain, so that its writer is watched."""
+
+
+class Stage:
+    """One run of a scene: what its handler, signal and agent know of each other."""
+
+    def __init__(self, kind: type[web.Response], registry: RolloutRegistry) -> None:
+        self.kind = kind
+        self.registry = registry
+        self.exchange: Exchange
+        self.future: asyncio.Future[None]
+        self.runner: web.AppRunner
+        self.writer: object = None
+        self.protocol: RequestHandler | None = None
+        self.kept: web.Response | None = None
+
+    def json(self, text: str = '{"ok": true}', *, status: int = 200) -> web.Response:
+        """Answer in JSON."""
+        return self.kind(text=text, status=status, content_type="application/json")
+
+    def text(self, text: str, content_type: str) -> web.Response:
+        """Answer in anything."""
+        return self.kind(text=text, content_type=content_type)
+
+    def body(self, body: object) -> web.Response:
+        """Answer what aiohttp makes a payload of."""
+        return self.kind(body=body, content_type="application/json")
+
+    def compressed(self, text: str) -> web.Response:
+        """Answer in JSON, compressed; a long text in another thread."""
+        answer = self.json(text)
+        answer.enable_compression(web.ContentCoding.gzip)
+        return answer
+
+    def chunked(self) -> web.Response:
+        """Answer in JSON, in chunks."""
+        answer = self.json()
+        answer.enable_chunked_encoding()
+        return answer
+
+    def with_bad_headers(self) -> web.Response:
+        """Answer what cannot be written."""
+        answer = self.json()
+        answer.headers["X-Bad"] = f"a\r\n{SECRET}"
+        return answer
+
+    def again(self) -> web.Response:
+        """Answer the same object each time, which aiohttp sends only once."""
+        self.kept = self.kept or self.json()
+        return self.kept
+
+
+Answer = Callable[[Stage], web.Response]
+Act = Callable[[Stage], Awaitable[None]]
+Signal = Callable[[Stage, web.StreamResponse], Awaitable[None]]
+
+
+async def broken_source() -> AsyncIterator[bytes]:
+    """Be a body that breaks off."""
+    yield b"{"
+    raise RuntimeError(SECRET)
+
+
+async def upstream_answers(stage: Stage) -> None:
+    """Let the upstream succeed before the answer."""
+    stage.future.set_result(None)
+
+
+async def upstream_hangs(_stage: Stage) -> None:
+    """Answer before the upstream does."""
+
+
+async def swallow(stage: Stage) -> None:
+    """Let the upstream fail, and go on."""
+    stage.future.set_exception(TimeoutError(SECRET))
+    await asyncio.sleep(0)
+
+
+async def note_a_failed_write(stage: Stage) -> None:
+    """Report what the handler saw."""
+    stage.exchange.fail(OSError(SECRET), phase=Phase.CHUNK)
+
+
+async def close_the_connection(stage: Stage) -> None:
+    """Close it, which the connection itself notices in the next turn of the loop."""
+    stage.future.set_result(None)
+    assert stage.protocol is not None
+    assert stage.protocol.transport is not None
+    stage.protocol.transport.close()
+
+
+async def see_the_agent_off(_stage: Stage) -> None:
+    """Give a lost connection the time to be noticed."""
+    await asyncio.sleep(0.1)
+
+
+async def raises(_stage: Stage, _response: web.StreamResponse) -> None:
+    """Fail in a signal."""
+    raise RuntimeError(SECRET)
+
+
+async def loses_the_connection(_stage: Stage, _response: web.StreamResponse) -> None:
+    """Fail in a signal as a connection does."""
+    raise ConnectionResetError(SECRET)
+
+
+async def refuses(_stage: Stage, _response: web.StreamResponse) -> None:
+    """Answer otherwise in a signal; aiohttp asks it about that answer too."""
+    raise web.HTTPForbidden(text=SECRET)
+
+
+async def turns_into_a_page(_stage: Stage, response: web.StreamResponse) -> None:
+    """Change the type of an answer in a signal."""
+    response.content_type = "text/html"
+
+
+async def hangs(_stage: Stage, _response: web.StreamResponse) -> None:
+    """Never come to an end."""
+    await asyncio.sleep(3600)
+
+
+async def lets_upstream_fail(stage: Stage, _response: web.StreamResponse) -> None:
+    """Let the upstream fail while the headers are prepared."""
+    await asyncio.sleep(0.01)
+    await swallow(stage)
+
+
+async def closes_the_rollout(stage: Stage, _response: web.StreamResponse) -> None:
+    """Let the rollout end while the headers are prepared."""
+    await asyncio.sleep(0.01)
+    stage.registry.close("r1")
+
+
+async def fails_elsewhere(stage: Stage, _response: web.StreamResponse) -> None:
+    """Let another task report a failed write while the headers are prepared."""
+    await asyncio.sleep(0.01)
+    await note_a_failed_write(stage)
+
+
+async def fail_upstream(stage: Stage) -> None:
+    """Let the upstream fail while the body is written."""
+    stage.future.set_exception(TimeoutError(SECRET))
+
+
+async def close_rollout(stage: Stage) -> None:
+    """Let the rollout end while the body is written."""
+    stage.registry.close("r1")
+
+
+async def shut_down(stage: Stage) -> None:
+    """Shut the app down while the body is written."""
+    await stage.runner.cleanup()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What happens, and what must come of it.
+
+    ``meanwhile`` happens while the agent does not read the body. ``leaves``: before
+    the answer, or in the body; ``cancels``: then aiohttp cancels the handler.
+    ``watched``: the writer is watched after all.
+    """
+
+    answer: Answer = Stage.json
+    before: Act = upstream_answers
+    signal: Signal | None = None
+    meanwhile: Act | None = None
+    leaves: str | None = None
+    cancels: bool = False
+    method: str = "POST"
+    stream: bool = False
+    requests: int = 1
+    outcome: str = "ok"
+    watched: bool = False
+
+
+def many() -> str:
+    """Make a text that aiohttp compresses in another thread."""
+    return "{" + " " * 4_000_000 + "}"
+
+
+SCENES: Final = {
+    "json": Scene(),
+    "json, kept alive": Scene(requests=3),
+    "json to a stream": Scene(stream=True),
+    "bytes": Scene(answer=lambda stage: stage.body(b"{}")),
+    "404": Scene(answer=lambda stage: stage.json(status=404), outcome="rejected"),
+    "429": Scene(
+        answer=lambda stage: stage.json(status=429), outcome="upstream_failed"
+    ),
+    "503": Scene(
+        answer=lambda stage: stage.json(status=503), outcome="upstream_failed"
+    ),
+    "head": Scene(method="HEAD"),
+    "head of a page": Scene(
+        answer=lambda stage: stage.text("<p>", "text/html"),
+        method="HEAD",
+        stream=True,
+        outcome="no_terminal",
+        watched=True,
+    ),
+    "204": Scene(answer=lambda stage: stage.kind(status=204), watched=True),
+    "304": Scene(answer=lambda stage: stage.json(status=304)),
+    "204 to a stream": Scene(
+        answer=lambda stage: stage.kind(status=204),
+        stream=True,
+        outcome="no_terminal",
+        watched=True,
+    ),
+    "a page": Scene(answer=lambda stage: stage.text("<p>", "text/html"), watched=True),
+    "a page to a stream": Scene(
+        answer=lambda stage: stage.text("<p>", "text/html"),
+        stream=True,
+        outcome="no_terminal",
+        watched=True,
+    ),
+    "events in one piece": Scene(
+        answer=lambda stage: stage.text(EVENTS, "text/event-stream"), watched=True
+    ),
+    "compressed": Scene(answer=lambda stage: stage.compressed('{"ok": true}')),
+    "compressed in a thread": Scene(answer=lambda stage: stage.compressed(many())),
+    "chunked": Scene(answer=Stage.chunked),
+    "a payload": Scene(
+        answer=lambda stage: stage.body(io.BytesIO(b"{}")), watched=True
+    ),
+    "a payload that breaks off": Scene(
+        answer=lambda stage: stage.body(broken_source()), outcome="cut", watched=True
+    ),
+    "bad headers": Scene(
+        answer=Stage.with_bad_headers, outcome="handler_failed", watched=True
+    ),
+    "an answer sent before": Scene(answer=Stage.again, requests=2, watched=True),
+    "over a failure": Scene(before=swallow, outcome="silent_empty", watched=True),
+    "over a failed write": Scene(
+        before=note_a_failed_write, outcome="cut", watched=True
+    ),
+    "a signal raises": Scene(signal=raises, outcome="handler_failed", watched=True),
+    "a signal loses the connection": Scene(
+        signal=loses_the_connection, outcome="handler_failed", watched=True
+    ),
+    "a signal refuses": Scene(signal=refuses, outcome="cancelled", watched=True),
+    "a signal makes it a page": Scene(
+        signal=turns_into_a_page, stream=True, watched=True
+    ),
+    "upstream fails before the headers": Scene(
+        before=upstream_hangs, signal=lets_upstream_fail, outcome="silent_empty"
+    ),
+    "the rollout closes before the headers": Scene(signal=closes_the_rollout),
+    "a write fails elsewhere before the headers": Scene(
+        before=upstream_hangs, signal=fails_elsewhere, outcome="cut"
+    ),
+    "the connection closes": Scene(
+        before=close_the_connection, outcome="agent_gone", watched=True
+    ),
+    "the agent has left": Scene(
+        before=see_the_agent_off, leaves="before", outcome="agent_gone", watched=True
+    ),
+    "the agent leaves before the headers, which cancels": Scene(
+        signal=hangs, leaves="before", cancels=True, outcome="agent_gone"
+    ),
+    "the agent leaves in the body": Scene(
+        answer=lambda stage: stage.json(LARGE), leaves="in the body", outcome="cut"
+    ),
+    "the agent leaves in the body, which cancels": Scene(
+        answer=lambda stage: stage.json(LARGE),
+        leaves="in the body",
+        cancels=True,
+        outcome="agent_gone",
+    ),
+    "upstream fails in the body": Scene(
+        answer=lambda stage: stage.json(LARGE),
+        before=upstream_hangs,
+        meanwhile=fail_upstream,
+        outcome="silent_empty",
+    ),
+    "upstream fails in the body, and the agent leaves": Scene(
+        answer=lambda stage: stage.json(LARGE),
+        before=upstream_hangs,
+        meanwhile=fail_upstream,
+        leaves="in the body",
+        outcome="cut",
+    ),
+    "the rollout closes in the body": Scene(
+        answer=lambda stage: stage.json(LARGE), meanwhile=close_rollout
+    ),
+    "shutdown in the body": Scene(
+        answer=lambda stage: stage.json(LARGE), meanwhile=shut_down, outcome="cancelled"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What came of a scene, on all sides."""
+
+    wire: bytes | None
+    spans: list[tuple[object, ...]]
+    error: tuple[object, ...] | None
+    failures: int
+    watched: bool = field(compare=False)
+
+
+def attributes(span: ReadableSpan) -> tuple[object, ...]:
+    """Return what a span tells, without what differs from run to run."""
+    own = {**(span.attributes or {})}
+    for event in span.events:
+        own |= {
+            f"{event.name}: {key}": it for key, it in (event.attributes or {}).items()
+        }
+    return (
+        span.name,
+        span.status.status_code,
+        sorted(
+            (key, it)
+            for key, it in own.items()
+            if not key.endswith(("fingerprint", "_s"))
+        ),
+    )
+
+
+async def ask(scene: Scene, stage: Stage, port: int) -> bytes | None:
+    """Be the agent; return what came, or None where that depends on the moment."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"{scene.method} {CHAT} HTTP/1.1\r\nHost: x\r\n"
+    last = head + "Connection: close\r\n\r\n"
+    writer.write(((head + "\r\n") * (scene.requests - 1) + last).encode())
+    if scene.meanwhile is not None or scene.leaves == "in the body":
+        await until(
+            lambda: stage.protocol is not None and stage.protocol.writing_paused
+        )
+    if scene.meanwhile is not None:
+        await scene.meanwhile(stage)
+    if scene.leaves is not None:
+        await until(lambda: stage.protocol is not None)
+        writer.transport.abort()
+        return None
+    data = b""
+    # One of them never gets an end.
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        while more := await asyncio.wait_for(reader.read(1 << 20), 0.5):
+            data += more
+    writer.transport.abort()
+    return None if scene.meanwhile is shut_down else re.sub(rb"Date: [^\r]+", b"", data)
+
+
+async def play(scene: Scene, kind: type[web.Response]) -> Seen:
+    """Play a scene with responses of one class."""
+    recorder = TelemetryRecorder()
+    registry = RolloutRegistry(recorder.telemetry)
+    rollout = registry.open("r1", trace_id=TRACE_ID)
+    stage = Stage(kind, registry)
+
+    async def handle(request: web.Request) -> web.Response:
+        stage.writer, stage.protocol = request.writer, request.protocol
+        stage.exchange = exchange_from(request)
+        stage.exchange.describe_request({"stream": scene.stream})
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        stage.future = stage.exchange.watch(future)
+        await scene.before(stage)
+        return scene.answer(stage)
+
+    async def signal(request: web.Request, response: web.StreamResponse) -> None:
+        assert exchange_from(request) is stage.exchange
+        if scene.signal is not None:
+            await scene.signal(stage, response)
+
+    app = web.Application()
+    app.router.add_route("*", ROUTE, handle)
+    app.on_response_prepare.append(signal)
+    instrument_app(app, registry)
+    stage.runner = web.AppRunner(
+        app, shutdown_timeout=0.1, handler_cancellation=scene.cancels
+    )
+    await stage.runner.setup()
+    await web.TCPSite(stage.runner, "127.0.0.1", 0).start()
+    wire = await ask(scene, stage, stage.runner.addresses[0][1])
+    await until(lambda: stage.exchange.outcome is not None)
+    await stage.runner.cleanup()
+    recorder.flush()
+    spans = [
+        attributes(one) for one in recorder.spans() if one.name != "rollout.started"
+    ]
+    assert SECRET.encode() not in recorder.exported_bytes()
+    recorder.telemetry.shutdown()
+    error = rollout.error
+    return Seen(
+        wire,
+        sorted(spans, key=str),
+        None
+        if error is None
+        else (type(error), error.failure.phase, error.failure.error_type),
+        rollout.failures,
+        type(stage.writer) is not StreamWriter,
+    )
+
+
+@pytest.mark.parametrize("name", SCENES)
+async def test_a_plain_answer_is_seen_as_a_watched_one_is(name: str) -> None:
+    """Bytes, spans, outcome, error and failures are those of a watched writer."""
+    scene = SCENES[name]
+
+    plain = await play(scene, web.Response)
+    watched = await play(scene, Watched)
+
+    assert plain == watched
+    assert plain.watched is scene.watched
+    assert f"('intercept.exchange.outcome', '{scene.outcome}')" in str(plain.spans)
