@@ -15,6 +15,7 @@ from otel_intercept.reports import Reports
 from otel_intercept.semconv import ExchangeOutcome, Phase
 from otel_intercept.shield import confess, shielded
 from otel_intercept.sse import Written
+from otel_intercept.stream import StreamMeter
 from otel_intercept.trouble import CAUSE_OF_PHASE, describe
 from otel_intercept.upstream import UpstreamCall
 
@@ -94,6 +95,11 @@ class Exchange(Reports):
     def failure(self) -> Failure | None:
         """The first failure, or None; after the end only if the outcome is an error."""
         return None if self._trouble is None else self._trouble.failure
+
+    @property
+    def stream(self) -> StreamMeter | None:
+        """What measures the body, once it is known to be an event stream."""
+        return self._meter
 
     def watch(self, future: "asyncio.Future[T]") -> "asyncio.Future[T]":
         """Learn the upstream's result from a future, whatever the handler does with it.
@@ -189,12 +195,18 @@ class Exchange(Reports):
         meter = self._meter
         try:
             if meter is not None:
-                if meter.feed(data):
+                if meter.feed(bytes(data)):
                     self._error_frame_written(meter)
             elif self._head is not None:
                 self._read_head(self._head, data)
         except Exception:  # noqa: BLE001 - as above
             confess("Exchange.answer_wrote")
+
+    @shielded
+    def error_frame_written(self) -> None:
+        """Note what `stream` has said: that an error frame has come."""
+        if self._meter is not None:
+            self._error_frame_written(self._meter)
 
     def answer_ended(self) -> None:
         """Note that the body was closed without an error."""

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
+import msgspec
+
 from otel_intercept.dialect import (
     DONE,
     STREAM_GRAMMARS,
@@ -33,8 +35,14 @@ _SPARE: Final = 80
 _LF: Final = 10
 _CR: Final = 13
 _COLON: Final = 58
+_ONE_EVENT: Final = re.compile(rb"(?:event: (.*)\n)?data: (\{.*)\n\n")
+_DONE_EVENT: Final = b"data: " + DONE + b"\n\n"
+_SPECIAL_NAMES: Final = {
+    dialect: grammar.special_names for dialect, grammar in STREAM_GRAMMARS.items()
+}
 _NULLS: Final = (b":null", b": null")
 _HEAD_TYPE: Final = re.compile(rb'\s*\{\s*"type"\s*:\s*"([\w.]{1,64})"')
+_decode: Final = msgspec.json.Decoder().decode
 _HEAD_ERROR: Final = re.compile(rb'\s*\{\s*"error"\s*:\s*(?:\{\s*"|"[^"])')
 
 
@@ -55,6 +63,7 @@ class SseScanner:
         chunks: Chunks so far.
         idle: Whether the next byte begins an event.
         keepalives: Comment lines and ping events so far.
+        plain: Whether the latest feed was one whole event in which no needle is found.
         terminal: Whether a terminal event has come.
         error: Type and code of the first error frame, each an upstream's word of at
             most 64 characters or None; a numeric status code comes as its digits.
@@ -77,6 +86,7 @@ class SseScanner:
         "error",
         "idle",
         "keepalives",
+        "plain",
         "terminal",
         "truncated_events",
     )
@@ -86,17 +96,18 @@ class SseScanner:
     ) -> None:
         self.chunks = 0
         self.keepalives = 0
+        self.plain = False
         self.terminal = False
         self.error: tuple[str | None, str | None] | None = None
         self.truncated_events = 0
         self._grammar = STREAM_GRAMMARS[dialect]
         self._needles = self._grammar.needles
-        self._special_names = self._grammar.special_names
+        self._special_names = _SPECIAL_NAMES[dialect]
         self._facts: ResponseFacts | None = None
         self._limit = max_event_bytes
         self._bom: bytes | None = b""
         self._skip_lf = False
-        self.idle = False
+        self.idle = True
         self._line = bytearray()
         self._name = b""
         self._data: bytes | bytearray | None = None
@@ -117,13 +128,12 @@ class SseScanner:
         """
         if type(data) is not bytes:
             data = bytes(data)
-        if self.idle and self.is_plain_chunk(data):
-            self.chunks += 1
-            return 1
         before = self.chunks
-        # Slices bound what splitting a large feed into lines takes.
-        for start in range(0, len(data), _SLICE):
-            self._scan(data[start : start + _SLICE])
+        self.plain = False
+        if not (self.idle and self._take_event(data)):
+            # Slices bound what splitting a large feed into lines takes.
+            for start in range(0, len(data), _SLICE):
+                self._scan(data[start : start + _SLICE])
         return self.chunks - before
 
     def end(self) -> int:
@@ -139,26 +149,22 @@ class SseScanner:
         self._dispatch()
         return self.chunks - before
 
-    def is_plain_chunk(self, data: bytes) -> bool:
-        """Tell the common feed: one whole event that no needle is found in."""
-        start = 0
-        if not data.startswith(b"data: {"):
-            start = data.find(b"\n") + 1
-            if not (
-                data.startswith(b"event: ")
-                and data.startswith(b"data: {", start)
-                and data[7 : start - 1] not in self._special_names
-            ):
+    def _take_event(self, data: bytes) -> bool:
+        """Take in the common feed, one whole event; anything else is left as it is."""
+        event = _ONE_EVENT.fullmatch(data)
+        if event is None or _CR in data or len(data) > self._limit:
+            if data != _DONE_EVENT:
                 return False
-        size = len(data)
-        if not (
-            data.find(b"\n", start) == size - 2
-            and data[-1] == _LF
-            and data.find(b"\r") < 0
-            and size <= self._limit
-        ):
-            return False
-        return not self._may_matter(data)
+            self.terminal = True
+        else:
+            name, text = event[1] or b"", event[2]
+            if name in self._special_names or self._may_matter(text):
+                self._count(name, _parsed(text), b"")
+            else:
+                self.chunks += 1
+                self.plain = True
+        self._bom = None
+        return True
 
     def _may_matter(self, data: bytes) -> bool:
         # Of the searches in bytes, rfind is by far the fastest.
@@ -176,6 +182,7 @@ class SseScanner:
             data = self._bom + data
             if len(data) < len(_BOM) and _BOM.startswith(data):
                 self._bom = data
+                self.idle = not data
                 return
             self._bom = None
             data = data.removeprefix(_BOM)
@@ -294,7 +301,11 @@ class SseScanner:
 def _parsed(data: bytes) -> Mapping[str, object]:
     """Parse a JSON object; anything else gives an empty mapping."""
     try:
-        value = json.loads(data.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return {}
+        value = _decode(data)
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        # The slower parser takes what is merely not quite JSON.
+        try:
+            value = json.loads(data.decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            return {}
     return value if isinstance(value, dict) else {}

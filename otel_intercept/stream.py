@@ -1,26 +1,30 @@
 """Measure an event-stream body as it is written: chunks, gaps, how it ended."""
 
-import time
+from time import perf_counter
 from typing import Final
 
 from otel_intercept.record import Attributes, StreamFacts
 from otel_intercept.semconv import Dialect
-from otel_intercept.sse import SseScanner, Written
+from otel_intercept.sse import SseScanner
 
-_NS: Final = 1e-9
+_NS_PER_S: Final = 1e9
 _TEXT_KEYS: Final = (b'"content":', b'"text":', b'"delta":', b'"reasoning_content":')
 _QUOTE: Final = 34
 _LF: Final = 10
 _CR: Final = 13
+# Small letters and the space come first, so that they are found first.
+_WITHIN_TEXT: Final = bytes(
+    dict.fromkeys([*range(97, 123), *range(32, 97), *range(256)])
+).translate(None, b'"\n\r')
+_SHORT_TEXT: Final = 64
 _MOST_TRIES: Final = 8
 _MOST_BYTES: Final = 65_536
-_NEVER: Final = -1
 
 
 class StreamMeter:
     """What has been written of one event stream.
 
-    Costs a scan and a clock read per write; keeps no content. Not thread-safe.
+    Costs a glance and a clock read per write; keeps no content. Not thread-safe.
 
     Nearly all chunks of a stream are equal outside the text that the model has written.
     Once one of them was found to be merely a chunk, all that differ from it only in
@@ -35,13 +39,14 @@ class StreamMeter:
 
     __slots__ = (
         "_after",
-        "_around",
         "_before",
         "_bytes",
         "_first",
         "_last",
         "_max_gap",
+        "_repeats",
         "_scanner",
+        "_short",
         "_start",
         "_tries",
     )
@@ -50,18 +55,20 @@ class StreamMeter:
         self._scanner = SseScanner(dialect)
         self._start = start
         self._bytes = 0
-        self._first = 0
-        self._last = 0
-        self._max_gap = 0
+        self._repeats = 0
+        self._first: float | None = None
+        self._last = 0.0
+        self._max_gap = 0.0
         self._before = b""
         self._after = b""
-        self._around = _NEVER
+        # A chunk of fewer bytes may need no scan; 0 while each one does.
+        self._short = 0
         self._tries = 0
 
     @property
     def chunks(self) -> int:
         """Data events written, without terminal events, pings and error frames."""
-        return self._scanner.chunks
+        return self._scanner.chunks + self._repeats
 
     @property
     def terminal(self) -> bool:
@@ -78,36 +85,25 @@ class StreamMeter:
         """The allow-listed GenAI attributes that the stream itself carried."""
         return self._scanner.response
 
-    def feed(self, data: Written) -> bool:
+    def feed(self, data: bytes) -> bool:
         """Take in bytes that the transport has accepted.
 
         Returns:
             Whether an error frame has come, now or before.
         """
-        scanner = self._scanner
         size = len(data)
-        self._bytes += size
-        if type(data) is bytes and scanner.idle:
-            # Of the searches in bytes, these are by far the fastest.
-            text = data.removeprefix(self._before).removesuffix(self._after)
-            repeats = (
-                size - len(text) == self._around
-                and _QUOTE not in text
-                and _LF not in text
-                and _CR not in text
-            )
-        else:
-            repeats = False
-        if repeats:
-            scanner.chunks += 1
-        elif not self._scan(data):
-            return scanner.error is not None
-        now = time.perf_counter_ns()
-        gap = now - self._last
-        if gap > self._max_gap:
-            self._note_gap(gap, now)
-        self._last = now
-        return scanner.error is not None
+        if size < self._short:
+            # Without the prefix, it is the same object.
+            rest = data.removeprefix(self._before)
+            if rest is not data and rest.lstrip(_WITHIN_TEXT) == self._after:
+                self._bytes += size
+                self._repeats += 1
+                now = perf_counter()
+                if now - self._last > self._max_gap:
+                    self._note_gap(now)
+                self._last = now
+                return False
+        return self._look(data)
 
     def end(self) -> None:
         """Take in the end of the body: an unfinished event counts now. Idempotent."""
@@ -115,28 +111,57 @@ class StreamMeter:
 
     def facts(self) -> StreamFacts:
         """Return the totals so far."""
+        first = self._first
+        # By name, it would take as long again.
         return StreamFacts(
-            chunks=self._scanner.chunks,
-            bytes=self._bytes,
-            keepalives=self._scanner.keepalives,
-            max_gap_s=self._max_gap * _NS,
-            time_to_first_chunk_s=(
-                (self._first - self._start) * _NS if self._first else None
-            ),
+            self.chunks,
+            self._bytes,
+            self._scanner.keepalives,
+            self._max_gap,
+            None if first is None else first - self._start / _NS_PER_S,
         )
 
-    def _note_gap(self, gap: int, now: int) -> None:
-        if self._first:
-            self._max_gap = gap
-        else:
+    def _note_gap(self, now: float) -> None:
+        if self._first is None:
             self._first = now
+        else:
+            self._max_gap = now - self._last
 
-    def _scan(self, data: Written) -> int:
-        chunks = self._scanner.feed(data)
-        if chunks and self._tries < _MOST_TRIES and type(data) is bytes:
+    def _look(self, data: bytes) -> bool:
+        """Take in what is not recognised at a glance."""
+        self._bytes += len(data)
+        if self._is_long_repeat(data):
+            self._repeats += 1
+        elif not self._scan(data):
+            return self._scanner.error is not None
+        now = perf_counter()
+        if now - self._last > self._max_gap:
+            self._note_gap(now)
+        self._last = now
+        return self._scanner.error is not None
+
+    def _is_long_repeat(self, data: bytes) -> bool:
+        # Stripping takes longer the longer the text is, this does not.
+        text = data.removeprefix(self._before).removesuffix(self._after)
+        return (
+            self._short > 0
+            and len(data) - len(text) == len(self._before) + len(self._after)
+            and _QUOTE not in text
+            and _LF not in text
+            and _CR not in text
+        )
+
+    def _scan(self, data: bytes) -> int:
+        scanner = self._scanner
+        chunks = scanner.feed(data)
+        if self._tries < _MOST_TRIES and scanner.plain:
             self._tries += 1
-            if len(data) < _MOST_BYTES and self._scanner.is_plain_chunk(data):
+            if len(data) < _MOST_BYTES:
                 self._learn(data)
+        # Within an event nothing repeats; after an error each write tells of it.
+        repeats = self._before and scanner.idle and scanner.error is None
+        around = len(self._before) + len(self._after)
+        self._short = around + _SHORT_TEXT if repeats else 0
         return chunks
 
     def _learn(self, data: bytes) -> None:
@@ -152,5 +177,4 @@ class StreamMeter:
             }:
                 self._before = data[: opening + 1]
                 self._after = data[closing:]
-                self._around = len(data) - (closing - opening - 1)
                 return

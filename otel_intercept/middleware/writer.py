@@ -5,6 +5,8 @@ handler uses, so this is where "what the agent got" is true.
 """
 
 import re
+from collections.abc import Callable
+from types import CodeType
 from typing import Final
 
 from aiohttp import ClientConnectionResetError, hdrs
@@ -13,7 +15,9 @@ from multidict import CIMultiDict
 
 from otel_intercept.exchange import Exchange
 from otel_intercept.semconv import Phase
+from otel_intercept.shield import confess, shielded
 from otel_intercept.sse import Written
+from otel_intercept.stream import StreamMeter
 
 ON_WRITER: Final = "exchange"
 """The attribute of a writer under which the exchange of its answer is found."""
@@ -24,6 +28,19 @@ _JSON: Final = re.compile(r"application/(?:[\w.+-]+\+)?json\b", re.ASCII)
 PLAIN_JSON: Final = ("application/json; charset=utf-8", "application/json")
 _COMMENT: Final = b":"
 _DRAIN_LIMIT: Final = 0x10000
+_DEFAULTS: Final = {
+    name: value
+    for kind in reversed(StreamWriter.__mro__)
+    for name, value in vars(kind).items()
+    if not name.startswith("__") and (value is None or isinstance(value, int))
+}
+# Whatever aiohttp's `write` asks before it frames a chunk, and does after it.
+_KNOWN_NAMES: Final = frozenset(
+    ("_on_chunk_sent", "on_body_write", "isinstance", "memoryview", "nbytes", "len",
+     "cast", "_compress", "compress", "output_size", "length", "_headers_buf",
+     "_headers_written", "_send_headers_with_payload", "chunked", "_write",
+     "_write_chunked_payload", "buffer_size", "drain")
+)  # fmt: skip
 
 
 class ObservedWriter(StreamWriter):
@@ -34,9 +51,14 @@ class ObservedWriter(StreamWriter):
 
     Attributes:
         exchange: What the answer is of.
+        framed: What aiohttp has framed as a chunk of the body, until it is reported.
+        looks: How many writes of an event stream may still show how it is framed: the
+            first may go out with the headers.
     """
 
     exchange: Exchange
+    framed: "Written | None" = None
+    looks: int = 2
 
     async def write_headers(self, status_line: str, headers: CIMultiDict[str]) -> None:
         """Write the headers, and report the status and what body they announce.
@@ -58,14 +80,20 @@ class ObservedWriter(StreamWriter):
         LIMIT: int = _DRAIN_LIMIT,  # noqa: N803 - aiohttp's name
     ) -> None:
         """Write a part of the body, and report it."""
+        exchange = self.exchange
         try:
             await StreamWriter.write(self, chunk, drain=drain, LIMIT=LIMIT)
         except Exception as exc:
-            comment = bytes(chunk[:1]) == _COMMENT
-            phase = Phase.KEEPALIVE if comment else Phase.CHUNK
-            self.exchange.write_failed(exc, phase=phase)
+            exchange.write_failed(exc, phase=_phase_of(chunk))
             raise
-        self.exchange.answer_wrote(chunk)
+        exchange.answer_wrote(chunk)
+        framed, self.framed = self.framed, None
+        if self.looks and exchange.stream is not None:
+            _settle(self, exchange.stream, frames=framed is chunk)
+
+    def _write_chunked_payload(self, chunk: Written) -> None:
+        StreamWriter._write_chunked_payload(self, chunk)  # noqa: SLF001 - its only hook
+        self.framed = chunk
 
     async def write_eof(self, chunk: bytes = b"") -> None:
         """Write the last part of the body, and report it and the end."""
@@ -78,6 +106,55 @@ class ObservedWriter(StreamWriter):
         if chunk:
             exchange.answer_wrote(chunk)
         exchange.answer_ended()
+
+
+class StreamingWriter(ObservedWriter):
+    """An observed writer that is known to frame each chunk of an event stream as it is.
+
+    aiohttp's `write` asks six questions of each chunk, and a coroutine around it costs
+    as much again. Here are the steps that are left when all answers are known.
+
+    Attributes:
+        frame: aiohttp's way of writing one chunk.
+        wrote: Takes in a chunk; tells whether an error frame has come.
+    """
+
+    frame: Callable[[StreamWriter, Written], None]
+    wrote: Callable[[bytes], bool]
+
+    async def write(
+        self,
+        chunk: Written,
+        *,
+        drain: bool = True,
+        LIMIT: int = _DRAIN_LIMIT,  # noqa: N803 - aiohttp's name
+    ) -> None:
+        """Write a chunk, and report it."""
+        if type(chunk) is not bytes or not chunk or self.on_body_write is not None:
+            await ObservedWriter.write(self, chunk, drain=drain, LIMIT=LIMIT)
+            return
+        # Calls of a method that stands on the object itself are slow.
+        frame, wrote = self.frame, self.wrote
+        try:
+            frame(self, chunk)
+            if drain and self.buffer_size > LIMIT:
+                self.buffer_size = 0
+                await self.drain()
+        except Exception as exc:
+            self.exchange.write_failed(exc, phase=_phase_of(chunk))
+            raise
+        try:
+            if wrote(chunk):
+                self.exchange.error_frame_written()
+        except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
+            confess("StreamingWriter.write")
+
+    def enable_compression(
+        self, encoding: str = "deflate", strategy: int | None = None
+    ) -> None:
+        """Compress from now on: what is framed is no longer what was written."""
+        _turn(self, ObservedWriter)
+        self.enable_compression(encoding, strategy)
 
 
 def report_headers(
@@ -108,6 +185,34 @@ async def write_headers(
     # With the old dictionary it would find each attribute slowly, at each chunk.
     writer.__dict__ = {**vars(writer)}
     await writer.write_headers(status_line, headers)
+
+
+@shielded
+def _settle(writer: ObservedWriter, meter: StreamMeter, *, frames: bool) -> None:
+    """Make an event stream's further chunks cheap to write and to report.
+
+    The short way is taken only while aiohttp's `write` does what it is known to: a
+    later release, or what others put in its place, uses other names.
+    """
+    code = getattr(StreamWriter.write, "__code__", None)
+    known = isinstance(code, CodeType) and _KNOWN_NAMES.issuperset(code.co_names)
+    short = frames and known and vars(writer).get("_on_chunk_sent") is None
+    # An object whose class has changed finds its attributes slowly, until it has a new
+    # dictionary; and what stands there is found sooner than what its class has.
+    looks = 0 if short else writer.looks - 1
+    writer.__dict__ = {**_DEFAULTS, **vars(writer), "looks": looks}
+    if short:
+        frame = StreamWriter._write_chunked_payload  # noqa: SLF001
+        vars(writer).update(frame=frame, wrote=meter.feed)
+        _turn(writer, StreamingWriter)
+
+
+def _turn(writer: StreamWriter, kind: type[StreamWriter]) -> None:
+    writer.__class__ = kind
+
+
+def _phase_of(chunk: Written) -> Phase:
+    return Phase.KEEPALIVE if bytes(chunk[:1]) == _COMMENT else Phase.CHUNK
 
 
 def _kind_of(headers: CIMultiDict[str]) -> tuple[bool, bool]:
