@@ -91,7 +91,7 @@ def counter_keys(record: Record) -> tuple[CounterKey, ...]:
             return ()
 
 
-class Recorder(Waiting[Record]):
+class Recorder(Waiting[SpanRecord]):
     """A bounded queue of ended records that knows what became of each.
 
     ``begin`` and ``put`` belong to one thread, the event loop's; ``take``, ``settle``
