@@ -258,6 +258,23 @@ def test_what_is_open_is_ended_with_what_is_known() -> None:
     assert taker.balance().open == 0
 
 
+def test_a_failure_that_is_replayed_is_counted_once() -> None:
+    """The root that a helper makes counts a failure where the call was made only."""
+    taker = recorder()
+    box = BlackBox(taker)
+    failure = failure_seen().failure
+    box.take(tell(started()))
+    for span_id in (1, 2):
+        failed = exchange(span_id=span_id, failed=failure)
+        box.take(tell(replace(failed, replayed=span_id == 2), in_full=False))
+
+    box.end_all(1)
+
+    *_, root = taker.take(10)
+    assert isinstance(root, RolloutEnded)
+    assert (root.failures, root.failure) == (1, failure)
+
+
 def test_a_resumed_rollout_goes_on_where_it_was() -> None:
     """A helper that did not see a rollout start still knows what it is told of it."""
     taker = recorder()
