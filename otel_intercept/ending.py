@@ -55,6 +55,8 @@ class Ending(Causes):
                     intake.put_exchange(record)
             else:
                 self._outcome = outcome = self._conclude(ended=self._ended)
+                # Its traceback holds frames that hold this exchange.
+                self._find_trouble().write_error = None
                 now = time.perf_counter_ns()
                 if intake is not None:
                     intake.put_exchange(self._record(outcome, self._epoch_ns + now))

@@ -211,10 +211,7 @@ class Exchange(Reports):
     def answer_ended(self) -> None:
         """Note that the body was closed without an error."""
         try:
-            if self._meter is None:
-                self._ended = True
-            else:
-                self._end()
+            self._end()
             if self._trouble is not None:
                 self._trouble.settle(self._answer)
         except Exception:  # noqa: BLE001 - as above
@@ -227,12 +224,12 @@ class Exchange(Reports):
         """Note that a write raised: no trouble after the terminal, where SDKs leave."""
         if self._outcome is not None or failures.is_cancellation(exc):
             return
-        self._find_trouble().write_error = exc
+        trouble = self._find_trouble()
+        trouble.write_error = exc
         if self._has_terminal:
             self._end()
         elif self._outlives_agent or (self._handler_done and not self.answer_begun):
-            cancelled = self._find_trouble().upstream_cancelled
-            teardown = cancelled and self._agent_present()
+            teardown = trouble.upstream_cancelled and self._agent_present()
             self._note(Cause.CANCELLED if teardown else Cause.AGENT_LEFT)
         else:
             self._note(Cause.WRITE_FAILED, describe(self._owner, exc, phase))

@@ -268,3 +268,33 @@ async def test_a_cancelled_future_leaves_no_garbage(
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_what_a_write_raised_is_let_go_at_the_end(registry: RolloutRegistry) -> None:
+    """An exchange keeps no raw exception, whose traceback would keep the exchange."""
+    exchange = Exchange(registry.open("r1"), REQUEST, 0, lambda: True, Recorder(9))
+    gone = weakref.ref(exchange)
+    exchange.answer_began(200, event_stream=False)
+
+    gc.disable()
+    try:
+        fail_a_write(exchange)
+        exchange.finish()
+        del exchange
+
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def fail_a_write(exchange: Exchange) -> None:
+    """Report a write that raised, in a frame that holds the exchange."""
+    try:
+        lose_the_agent()
+    except ConnectionResetError as exc:
+        exchange.write_failed(exc, phase=Phase.CHUNK)
+
+
+def lose_the_agent() -> None:
+    """Raise what a write to an agent that has gone raises."""
+    raise ConnectionResetError
