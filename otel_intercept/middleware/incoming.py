@@ -25,8 +25,9 @@ class Place:
     """What all requests of one route have in common, found out once.
 
     Args:
-        request: One of them.
-        app: The app whose middleware serves them, if it is one of ours.
+        route: The route.
+        apps: The apps on the way to it, outermost first.
+        app: The one of them whose middleware serves it, if it is one of ours.
         connections: Those of its server.
 
     Attributes:
@@ -48,12 +49,12 @@ class Place:
 
     def __init__(
         self,
-        request: web.Request,
+        route: web.AbstractRoute,
+        apps: tuple[web.Application, ...],
         app: web.Application | None,
         connections: Connections,
     ) -> None:
-        resource = request.match_info.route.resource
-        apps = request.match_info.apps
+        resource = route.resource
         self._route = "" if resource is None else resource.canonical
         self._dialect = _dialect_of(self._route)
         # By method, scheme and the header that counts retries, as it should be.
@@ -110,12 +111,14 @@ class Places(dict[web.AbstractRoute, Place]):
 
     def of(self, request: web.Request) -> Place:
         """Return the place of a request; a new one where no resource matched."""
-        route = request.match_info.route
-        place = self.get(route)
-        if place is None:
-            place = Place(request, self._app, self._connections)
-            if route.resource is not None:
-                self[route] = place
+        match = request.match_info
+        return self.get(match.route) or self.at(match.route, match.apps)
+
+    def at(self, route: web.AbstractRoute, apps: tuple[web.Application, ...]) -> Place:
+        """Return a new place: that of a route, and of the apps on the way to it."""
+        place = Place(route, apps, self._app, self._connections)
+        if route.resource is not None:
+            self[route] = place
         return place
 
 

@@ -3,15 +3,14 @@
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial, wraps
 from typing import Final
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import StreamWriter
 from aiohttp.typedefs import Handler, Middleware
 
 from otel_intercept import failure as failures
-from otel_intercept.current import enter, leave
 from otel_intercept.errors import ConfigurationError, NotIntercepted
 from otel_intercept.exchange import Exchange
 from otel_intercept.idle import IdleRollouts
@@ -19,21 +18,18 @@ from otel_intercept.middleware.access_log import (
     shorten_access_line,
     shorten_access_log,
 )
+from otel_intercept.middleware.answering import serve
 from otel_intercept.middleware.foreign import (
     add_restoring_middleware,
-    call_restored,
     call_silenced,
 )
 from otel_intercept.middleware.incoming import Place
-from otel_intercept.middleware.plain import send_plain
-from otel_intercept.middleware.redacted import (
-    fail_exchange,
-    fail_unobserved,
-    refuse_unknown,
-)
+from otel_intercept.middleware.redacted import fail_unobserved, refuse_unknown
+from otel_intercept.middleware.routes import stands_alone, watch_routes
 from otel_intercept.middleware.serving import EXCHANGE, Serving, start_exchange
 from otel_intercept.middleware.writer import ON_WRITER
 from otel_intercept.registry import RolloutRegistry
+from otel_intercept.rollout import Rollout
 
 Resolver = Callable[[web.Request], str | None]
 
@@ -51,6 +47,7 @@ class _Wiring:
     rollout_id: str | Resolver
     implicit: IdleRollouts | None
     serving: Serving
+    find: Callable[[str], Rollout | None]
 
 
 _WIRING: Final = web.AppKey("otel_intercept.wiring", _Wiring)
@@ -125,7 +122,8 @@ def wire_app(
             "the app is frozen: call instrument_app before AppRunner.setup(), "
             "and for a sub-app before add_subapp()"
         )
-    wiring = _Wiring(app, registry, rollout_id, implicit, Serving(app))
+    find = registry.get if implicit is None else implicit.ensure
+    wiring = _Wiring(app, registry, rollout_id, implicit, Serving(app), find)
     app[_WIRING] = wiring
     app.on_shutdown.append(_note_shutdown)
     app.on_cleanup.append(_end_implicit)
@@ -171,15 +169,22 @@ def _idle_close_s(implicit: IdleRollouts | None) -> float | None:
 
 
 def _outermost(wiring: _Wiring) -> Middleware:
-    registry, places = wiring.registry, wiring.serving.places
-    find = registry.get if wiring.implicit is None else wiring.implicit.ensure
+    places = wiring.serving.places
     key = wiring.rollout_id if isinstance(wiring.rollout_id, str) else None
+    looked = False
 
     # A plain function: aiohttp awaits what it returns, and saves one coroutine.
     @web.middleware
     def intercept(
         request: web.Request, handler: Handler
     ) -> Awaitable[web.StreamResponse]:
+        nonlocal looked
+        if not looked:
+            # All routes and middlewares are known by now: aiohttp takes no more.
+            looked = True
+            alone = request.match_info.apps == (wiring.app,)
+            if key and alone and stands_alone(wiring.app, intercept):
+                watch_routes(wiring.app, key, partial(_at_route, wiring, key))
         writer = request.writer
         if getattr(writer, ON_WRITER, None) is not None:
             return handler(request)
@@ -190,67 +195,44 @@ def _outermost(wiring: _Wiring) -> Middleware:
         place = places.get(info.route) or places.of(request)
         if place.apps_above and _is_seen(request):
             return handler(request)
-        description = place.describe(request)
-        shorten_access_line(description)
-        rollout = find(rollout_id)
-        if rollout is None:
-            request[_REJECTED] = True
-            registry.reject(description.dialect)
-            return _pass_through(wiring, place, request, handler)
-        exchange = start_exchange(place, request, writer, rollout, description)
-        return _serve(place, request, handler, exchange, writer)
+        return _observe(wiring, place, rollout_id, request, handler, writer)
 
     return intercept
 
 
-async def _serve(
+def _at_route(
+    wiring: _Wiring, key: str, route: web.AbstractRoute, handler: Handler
+) -> Handler:
+    place = wiring.serving.places.at(route, (wiring.app,))
+
+    @wraps(handler, updated=())
+    def observed(request: web.Request) -> Awaitable[web.StreamResponse]:
+        writer = request.writer
+        rollout_id = request.match_info.get(key)
+        if rollout_id is None or getattr(writer, ON_WRITER, None) is not None:
+            return handler(request)
+        return _observe(wiring, place, rollout_id, request, handler, writer)
+
+    return observed
+
+
+def _observe(
+    wiring: _Wiring,
     place: Place,
+    rollout_id: str,
     request: web.Request,
     handler: Handler,
-    exchange: Exchange,
     writer: AbstractStreamWriter,
-) -> web.StreamResponse:
-    try:
-        token = enter(exchange)
-        try:
-            if place.foreign:
-                response = await call_restored(request, handler)
-            else:
-                response = await handler(request)
-        finally:
-            leave(token)
-        try:
-            if (
-                type(response) is web.Response
-                and place.outermost
-                and type(writer) is StreamWriter
-                and exchange.returns_plainly()
-                and await send_plain(writer, request, response, exchange)
-            ):
-                return response
-            _check(response, exchange)
-            exchange.handler_returned()
-            if place.outermost:
-                # aiohttp does the same next, but logs what is raised.
-                await response.prepare(request)
-                await response.write_eof()
-        except ConnectionError:
-            if _is_bodys_own(request):
-                raise
-    except web.HTTPException as exc:
-        if exchange.answer_begun:
-            return fail_exchange(request, exchange, exc)
-        exchange.handler_returned()
-        place.connections.end_with(request.task, exchange)
-        raise
-    except Exception as exc:  # noqa: BLE001 - whatever escapes becomes a redacted 500
-        response = fail_exchange(request, exchange, exc)
-    except BaseException:
-        exchange.handler_cancelled()
-        exchange.finish()
-        raise
-    place.connections.end_with(request.task, exchange)
-    return response
+) -> Awaitable[web.StreamResponse]:
+    description = place.describe(request)
+    shorten_access_line(description)
+    rollout = wiring.find(rollout_id)
+    if rollout is None:
+        request[_REJECTED] = True
+        wiring.registry.reject(description.dialect)
+        return _pass_through(wiring, place, request, handler)
+    exchange = start_exchange(place, request, writer, rollout, description)
+    return serve(place, request, handler, exchange, writer)
 
 
 def _is_seen(request: web.Request) -> bool:
@@ -271,20 +253,6 @@ async def _pass_through(
     except Exception as exc:  # noqa: BLE001 - as above, without an exchange
         key = wiring.registry.telemetry.settings.fingerprint_key
         return fail_unobserved(request, exc, key)
-
-
-def _check(response: object, exchange: Exchange) -> None:
-    # aiohttp would log the repr of the one, and write the other into the first's body.
-    if not isinstance(response, web.StreamResponse):
-        raise TypeError("a handler must return a response")
-    if exchange.answer_begun and not response.prepared:
-        raise TypeError("a handler that has begun an answer must return that one")
-
-
-def _is_bodys_own(request: web.Request) -> bool:
-    # With the agent gone, aiohttp meets the same error and drops the connection.
-    # Otherwise it is of the body's own source, and aiohttp would end the body cleanly.
-    return request.transport is not None and not request.transport.is_closing()
 
 
 def _resolve(wiring: _Wiring, request: web.Request) -> str | None:
