@@ -1,7 +1,8 @@
 """Note what goes wrong in an exchange: the first cause in time, and what came late."""
 
+from asyncio import BaseTransport
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 from otel_intercept import failure as failures
 from otel_intercept.failure import Failure
@@ -19,6 +20,9 @@ _TAIL_NOISE_AFTER: Final = frozenset(
     {ExchangeOutcome.CANCELLED, ExchangeOutcome.CLEAN_STOP}
 )
 
+AgentPresent: TypeAlias = Callable[[BaseTransport | None], bool]
+"""Tells whether an agent's connection still stands."""
+
 
 class Causes(UpstreamCalls):
     """The trouble of an exchange, if it has any, and where it comes from."""
@@ -26,13 +30,15 @@ class Causes(UpstreamCalls):
     __slots__ = (
         "_agent_present",
         "_asked",
+        "_connection",
         "_outcome",
         "_owner",
         "span_id",
     )
 
-    _agent_present: Callable[[], bool]
+    _agent_present: AgentPresent
     _asked: RequestFacts
+    _connection: BaseTransport | None
     _outcome: ExchangeOutcome | None
     _owner: Owner
     span_id: int
@@ -40,6 +46,9 @@ class Causes(UpstreamCalls):
     @property
     def _streamed(self) -> bool:
         return self._meter is not None or self._asked.stream
+
+    def _is_agent_present(self) -> bool:
+        return self._agent_present(self._connection)
 
     def _find_trouble(self) -> Trouble:
         """Return what keeps the trouble. Most exchanges never need one."""
@@ -128,7 +137,7 @@ class Causes(UpstreamCalls):
         self._find_trouble().upstream_cancelled = True
         if self._owner.closed:
             self._note(Cause.CANCELLED)
-        elif not self._agent_present():
+        elif not self._is_agent_present():
             self._note(Cause.AGENT_LEFT)
 
     def _fail_late(self, exc: BaseException) -> None:

@@ -1,10 +1,11 @@
 """Collect the facts of one intercepted request, and hand over one record at its end."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from otel_intercept import failure as failures
+from otel_intercept.causes import AgentPresent
 from otel_intercept.dialect import genai
 from otel_intercept.failure import Failure
 from otel_intercept.ids import draw_span_id, new_span_id
@@ -40,6 +41,7 @@ class Exchange(Reports):
         request: What is known of the request.
         index: Its place in the rollout, from 0.
         agent_present: Tells whether the agent's connection still stands.
+        connection: What it is asked about.
         intake: Takes the record; None if telemetry is off, and there is no use for one.
     """
 
@@ -53,7 +55,8 @@ class Exchange(Reports):
         owner: Owner,
         request: Request,
         index: int,
-        agent_present: Callable[[], bool],
+        agent_present: AgentPresent,
+        connection: "asyncio.BaseTransport | None",
         intake: Intake | None,
     ) -> None:
         self._start_ns = start_ns = time.time_ns()
@@ -66,6 +69,7 @@ class Exchange(Reports):
         except IndexError:
             self.span_id = new_span_id()
         self._agent_present = agent_present
+        self._connection = connection
         self._answer = NO_ANSWER
         self._asked = _NOTHING
         self._ended = False
@@ -229,7 +233,7 @@ class Exchange(Reports):
         if self._has_terminal:
             self._end()
         elif self._outlives_agent or (self._handler_done and not self.answer_begun):
-            teardown = trouble.upstream_cancelled and self._agent_present()
+            teardown = trouble.upstream_cancelled and self._is_agent_present()
             self._note(Cause.CANCELLED if teardown else Cause.AGENT_LEFT)
         else:
             self._note(Cause.WRITE_FAILED, describe(self._owner, exc, phase))
@@ -283,7 +287,7 @@ class Exchange(Reports):
     @shielded
     def handler_cancelled(self) -> None:
         """Note that the handler was cancelled: by teardown, or as the agent left."""
-        teardown = self._owner.closed or self._agent_present()
+        teardown = self._owner.closed or self._is_agent_present()
         self._note(Cause.CANCELLED if teardown else Cause.AGENT_LEFT)
 
     @shielded

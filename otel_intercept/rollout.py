@@ -2,9 +2,11 @@
 
 import logging
 import time
+from asyncio import BaseTransport
 from collections.abc import Callable, Mapping, MutableMapping
 
 from otel_intercept import failure as failures
+from otel_intercept.causes import AgentPresent
 from otel_intercept.errors import InterceptionError, RolloutError, StreamInterrupted
 from otel_intercept.exchange import Exchange
 from otel_intercept.failure import Failure
@@ -179,11 +181,20 @@ class Rollout:
         self._stop_reason = reason
 
     def start_exchange(
-        self, request: Request, *, agent_present: Callable[[], bool]
+        self,
+        request: Request,
+        agent_present: AgentPresent,
+        connection: BaseTransport | None = None,
     ) -> Exchange:
-        """Start an exchange. For adapters, such as the middleware."""
+        """Start an exchange. For adapters, such as the middleware.
+
+        Args:
+            request: What is known of the request.
+            agent_present: Tells whether the agent's connection still stands.
+            connection: What it is asked about.
+        """
         intake, index = self._intake, self._exchanges
-        exchange = Exchange(self, request, index, agent_present, intake)
+        exchange = Exchange(self, request, index, agent_present, connection, intake)
         self._exchanges = index + 1
         self._running += (exchange,)
         if self._closed:

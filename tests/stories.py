@@ -26,7 +26,9 @@ def request(retry_count: int | None = None) -> Request:
 
 def exchange_of(rollout: Rollout, retry_count: int | None = None) -> Exchange:
     """Start an exchange whose agent stays."""
-    exchange = rollout.start_exchange(request(retry_count), agent_present=lambda: True)
+    exchange = rollout.start_exchange(
+        request(retry_count), agent_present=lambda _: True
+    )
     exchange.describe_request({"model": "scripted-1", "stream": True})
     return exchange
 

@@ -99,7 +99,7 @@ def _observe(
     before = len(recorder.spans())
     registry = RolloutRegistry(recorder.telemetry)
     rollout = registry.open("r1", attributes={"object": [text], "tenant": "t"})
-    exchange = rollout.start_exchange(_REQUEST, agent_present=lambda: True)
+    exchange = rollout.start_exchange(_REQUEST, agent_present=lambda _: True)
     exchange.describe_request({"messages": text, "stop": [text], "stream": False})
     exchange.fail(error, phase=phase)
     exchange.handler_raised(error)

@@ -44,7 +44,7 @@ from otel_intercept.semconv import Dialect
 registry = RolloutRegistry(Telemetry())
 request = Request("POST", "/x", "http", Dialect.CHAT_COMPLETIONS, None, None)
 rollout = registry.open("r1")
-exchange = rollout.start_exchange(request, agent_present=lambda: True)
+exchange = rollout.start_exchange(request, agent_present=lambda _: True)
 outer = context.attach(context.set_value("mine", 1))
 token = enter(exchange)
 assert type(context._RUNTIME_CONTEXT).__name__ == "Stack"
@@ -60,7 +60,7 @@ print("fine")
 
 def started(registry: RolloutRegistry) -> Exchange:
     """Start an exchange."""
-    return registry.open("r1").start_exchange(REQUEST, agent_present=lambda: True)
+    return registry.open("r1").start_exchange(REQUEST, agent_present=lambda _: True)
 
 
 def test_an_entered_exchange_is_current_until_it_is_left(

@@ -42,7 +42,7 @@ class Agent:
 def start(rollout: Rollout, agent: Agent | None = None) -> Exchange:
     """Start an exchange with an agent that can leave."""
     agent = agent or Agent()
-    return rollout.start_exchange(REQUEST, agent_present=lambda: agent.is_there)
+    return rollout.start_exchange(REQUEST, agent_present=lambda _: agent.is_there)
 
 
 def begin(exchange: Exchange) -> None:

@@ -218,7 +218,7 @@ class Races(RuleBasedStateMachine):
     def request(self) -> Modelled:
         modelled_present = [True]
         exchange = self.rollout.start_exchange(
-            REQUEST, agent_present=lambda: modelled_present[0]
+            REQUEST, agent_present=lambda _: modelled_present[0]
         )
         future: asyncio.Future[object] = self.loop.create_future()
         modelled = Modelled(exchange, exchange.watch(future))

@@ -49,7 +49,7 @@ def record_of(
 ) -> ExchangeEnded:
     """Return the record of an exchange that goes well."""
     recorder = Recorder(9)
-    exchange = Exchange(rollout, REQUEST, 5, lambda: True, recorder)
+    exchange = Exchange(rollout, REQUEST, 5, lambda _: True, None, recorder)
     exchange.describe_request(asked)
     call(exchange)
     exchange.handler_returned()
@@ -101,7 +101,7 @@ async def test_a_future_that_succeeds_is_one_wait_on_either_way(
     rollout = registry.open("r1")
     recorder = Recorder(9)
     for number in (1, 2):
-        exchange = Exchange(rollout, REQUEST, number, lambda: True, recorder)
+        exchange = Exchange(rollout, REQUEST, number, lambda _: True, None, recorder)
         futures = [loop.create_future() for _ in range(number)]
         for future in futures:
             _ = exchange.watch(future)
@@ -131,7 +131,7 @@ async def test_a_future_that_was_looked_up_is_not_told_again(
     """A failure found before asyncio tells of it counts once, also past the end."""
     rollout = registry.open("r1")
     recorder = Recorder(9)
-    exchange = Exchange(rollout, REQUEST, 0, lambda: True, recorder)
+    exchange = Exchange(rollout, REQUEST, 0, lambda _: True, None, recorder)
     future = asyncio.get_running_loop().create_future()
     _ = exchange.watch(future)
     future.set_exception(TimeoutError())
@@ -168,7 +168,7 @@ async def test_a_success_takes_an_earlier_failure_back_on_the_short_way_too(
     """A watched future that succeeds says that the call which failed was made again."""
     rollout = registry.open("r1")
     recorder = Recorder(9)
-    exchange = Exchange(rollout, REQUEST, 0, lambda: True, recorder)
+    exchange = Exchange(rollout, REQUEST, 0, lambda _: True, None, recorder)
     fail(exchange)
     future = asyncio.get_running_loop().create_future()
     _ = exchange.watch(future)
@@ -189,7 +189,7 @@ async def test_without_telemetry_a_wait_is_known_all_the_same(
     registry: RolloutRegistry,
 ) -> None:
     """Whether upstream was called is known also where nobody asks for how long."""
-    exchange = Exchange(registry.open("r1"), REQUEST, 0, lambda: True, None)
+    exchange = Exchange(registry.open("r1"), REQUEST, 0, lambda _: True, None, None)
     future = asyncio.get_running_loop().create_future()
     _ = exchange.watch(future)
     before = exchange.called_upstream
@@ -211,8 +211,8 @@ def test_an_exchange_that_outlives_its_rollout_is_found(
     rollout = registry.open("r1")
     if late:
         registry.close("r1")
-    left = rollout.start_exchange(REQUEST, agent_present=lambda: True)
-    over = rollout.start_exchange(REQUEST, agent_present=lambda: True)
+    left = rollout.start_exchange(REQUEST, agent_present=lambda _: True)
+    over = rollout.start_exchange(REQUEST, agent_present=lambda _: True)
     registry.close("r1")
     over.fail(TimeoutError(), phase=Phase.HANDLER)
     over.finish()
@@ -233,7 +233,7 @@ def test_a_rollout_that_all_have_left_is_let_go(registry: RolloutRegistry) -> No
     state = State()
     held = weakref.ref(state)
     rollout = registry.open("r1", state=state)
-    exchange = rollout.start_exchange(REQUEST, agent_present=lambda: True)
+    exchange = rollout.start_exchange(REQUEST, agent_present=lambda _: True)
     registry.close("r1")
     del state, rollout
     held_before = held() is not None
@@ -250,7 +250,9 @@ async def test_a_cancelled_future_leaves_no_garbage(
     registry: RolloutRegistry,
 ) -> None:
     """What asyncio raises for a cancelled future does not keep itself alive."""
-    exchange = Exchange(registry.open("r1"), REQUEST, 0, lambda: True, Recorder(9))
+    exchange = Exchange(
+        registry.open("r1"), REQUEST, 0, lambda _: True, None, Recorder(9)
+    )
     gone = weakref.ref(exchange)
     told, found = (asyncio.get_running_loop().create_future() for _ in range(2))
     for future in (told, found):
@@ -272,7 +274,9 @@ async def test_a_cancelled_future_leaves_no_garbage(
 
 def test_what_a_write_raised_is_let_go_at_the_end(registry: RolloutRegistry) -> None:
     """An exchange keeps no raw exception, whose traceback would keep the exchange."""
-    exchange = Exchange(registry.open("r1"), REQUEST, 0, lambda: True, Recorder(9))
+    exchange = Exchange(
+        registry.open("r1"), REQUEST, 0, lambda _: True, None, Recorder(9)
+    )
     gone = weakref.ref(exchange)
     exchange.answer_began(200, event_stream=False)
 

@@ -1,4 +1,6 @@
-"""Serve a request as an exchange, and answer for a handler that failed."""
+"""Serve a rollout's request as an exchange, and answer for a handler that failed."""
+
+from typing import Final
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -6,53 +8,90 @@ from aiohttp.http import StreamWriter
 from aiohttp.typedefs import Handler
 
 from otel_intercept.current import enter, leave
+from otel_intercept.errors import NotIntercepted
 from otel_intercept.exchange import Exchange
-from otel_intercept.middleware.foreign import call_restored
+from otel_intercept.middleware.access_log import shorten_access_line
+from otel_intercept.middleware.foreign import call_restored, call_silenced
 from otel_intercept.middleware.incoming import Place
-from otel_intercept.middleware.plain import send_plain
-from otel_intercept.middleware.redacted import fail_exchange
+from otel_intercept.middleware.plain import comes_whole, watch_rest
+from otel_intercept.middleware.redacted import (
+    fail_exchange,
+    fail_unobserved,
+    refuse_unknown,
+)
+from otel_intercept.middleware.serving import EXCHANGE, start_exchange
+from otel_intercept.middleware.wiring import Wiring
+from otel_intercept.middleware.writer import WRITE_HEADERS, ObservedWriter
+from otel_intercept.semconv import Phase
+
+_REJECTED: Final = web.RequestKey("otel_intercept.rejected", bool)
 
 
-async def serve(
+async def answer(
+    wiring: Wiring,
     place: Place,
+    rollout_id: str,
     request: web.Request,
     handler: Handler,
-    exchange: Exchange,
     writer: AbstractStreamWriter,
 ) -> web.StreamResponse:
-    """Serve a request whose exchange has started.
+    """Serve a request of a rollout; if that is not open, only count it.
+
+    Where no middleware may change the response, it is sent here, since aiohttp would
+    log what is raised; aiohttp then finds that it is through.
 
     Returns:
-        The response, sent already where no middleware may change it; if the handler
-        failed, a redacted one.
+        The handler's response, or if the handler failed a redacted one.
 
     Raises:
         web.HTTPException: What the handler raised to answer.
         ConnectionError: The source of the body broke off with it.
         BaseException: What is no ``Exception``, such as a cancellation.
     """
+    description = place.describe(request)
+    shorten_access_line(description)
+    rollout = wiring.find(rollout_id)
+    if rollout is None:
+        request[_REJECTED] = True
+        wiring.registry.reject(description.dialect)
+        return await _pass_through(wiring, place, request, handler)
+    transport = request.transport
+    exchange = start_exchange(place, request, writer, transport, rollout, description)
     try:
-        token = enter(exchange)
-        try:
-            if place.foreign:
-                response = await call_restored(request, handler)
-            else:
-                response = await handler(request)
-        finally:
-            leave(token)
+        if place.usual:
+            # The task is this request's own, so nothing needs the context before.
+            enter(exchange)
+            response = await handler(request)
+        else:
+            response = await _call(place, request, handler, exchange)
         try:
             if (
                 type(response) is web.Response
                 and place.outermost
                 and type(writer) is StreamWriter
                 and exchange.returns_plainly()
-                and await send_plain(writer, request, response, exchange)
             ):
-                return response
+                # As the writer is watched only once something else is written than
+                # JSON in one piece. What is reported is the same.
+                delattr(writer, WRITE_HEADERS)
+                try:
+                    prepared = await response.prepare(request)
+                except Exception:
+                    writer.__class__ = ObservedWriter
+                    raise
+                if prepared is writer and comes_whole(response, transport):
+                    exchange.answers_whole(response.status)
+                    try:
+                        await response.write_eof()
+                    except Exception as exc:
+                        exchange.write_failed(exc, phase=Phase.EOF)
+                        raise
+                    exchange.answer_ended()
+                    return response
+                watch_rest(writer, response, exchange, begun=prepared is writer)
             _check(response, exchange)
             exchange.handler_returned()
             if place.outermost:
-                # aiohttp does the same next, but logs what is raised.
                 await response.prepare(request)
                 await response.write_eof()
         except ConnectionError:
@@ -72,6 +111,39 @@ async def serve(
         raise
     place.connections.end_with(request.task, exchange)
     return response
+
+
+def is_seen(request: web.Request) -> bool:
+    """Tell whether an app above has seen a request to be a rollout's."""
+    return _REJECTED in request or EXCHANGE in request
+
+
+async def _call(
+    place: Place, request: web.Request, handler: Handler, exchange: Exchange
+) -> web.StreamResponse:
+    token = enter(exchange)
+    try:
+        if place.foreign:
+            return await call_restored(request, handler)
+        return await handler(request)
+    finally:
+        leave(token)
+
+
+async def _pass_through(
+    wiring: Wiring, place: Place, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    try:
+        if place.foreign:
+            return await call_silenced(request, handler)
+        return await handler(request)
+    except web.HTTPException:
+        raise
+    except NotIntercepted:
+        return refuse_unknown()
+    except Exception as exc:  # noqa: BLE001 - as above, without an exchange
+        key = wiring.registry.telemetry.settings.fingerprint_key
+        return fail_unobserved(request, exc, key)
 
 
 def _check(response: object, exchange: Exchange) -> None:

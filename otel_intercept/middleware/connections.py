@@ -1,14 +1,9 @@
 """End the exchange of a connection that ended before its answer did."""
 
+import asyncio
 import weakref
-from typing import TYPE_CHECKING
 
 from otel_intercept.exchange import Exchange
-
-if TYPE_CHECKING:
-    import asyncio
-
-    from aiohttp.web_protocol import RequestHandler
 
 
 class Connections:
@@ -28,12 +23,11 @@ class Connections:
         self._open: dict[asyncio.Task[None], weakref.ref[Exchange]] = {}
         self.shutting_down = False
 
-    def is_agent_present(self, protocol: "RequestHandler") -> bool:
+    def is_agent_present(self, transport: asyncio.BaseTransport | None) -> bool:
         """Tell whether a connection stands, or the server closes it itself."""
-        transport = protocol.transport
         return self.shutting_down or not (transport is None or transport.is_closing())
 
-    def end_with(self, task: "asyncio.Task[None]", exchange: Exchange) -> None:
+    def end_with(self, task: asyncio.Task[None], exchange: Exchange) -> None:
         """End an exchange with the connection that it came on, unless it is over.
 
         Args:
@@ -46,7 +40,7 @@ class Connections:
             task.add_done_callback(self._ended)
         self._open[task] = weakref.ref(exchange)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
         exchange = self._open.pop(task)()
         if exchange is not None:
             exchange.finish()

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from multidict import istr
 
 from otel_intercept.dialect import dialect_of
@@ -33,18 +33,23 @@ class Place:
     Attributes:
         apps_above: The apps that a request has come through before.
         connections: Those of its server.
+        is_agent_present: Of its connections.
         foreign: Whether contrib's middleware stands in an app on the way.
         outermost: Whether no middleware of an app above may change the response.
+        usual: Whether besides nothing of contrib stands on the way.
     """
 
     __slots__ = (
         "_dialect",
+        "_method",
         "_requests",
         "_route",
         "apps_above",
         "connections",
         "foreign",
+        "is_agent_present",
         "outermost",
+        "usual",
     )
 
     def __init__(
@@ -57,18 +62,22 @@ class Place:
         resource = route.resource
         self._route = "" if resource is None else resource.canonical
         self._dialect = _dialect_of(self._route)
+        self._method = None if route.method == hdrs.METH_ANY else route.method
         # By method, scheme and the header that counts retries, as it should be.
         self._requests: dict[tuple[str, str, str | None], Request] = {}
         self.apps_above = () if app is None else apps[: apps.index(app)]
         self.connections = connections
+        self.is_agent_present = connections.is_agent_present
         self.foreign = any(map(is_foreign, apps))
         self.outermost = not any(other.middlewares for other in self.apps_above)
+        self.usual = self.outermost and not self.foreign
 
     def describe(self, request: web.Request) -> Request:
         """Return method, route template, scheme, dialect, retry count and link."""
         headers = request.headers
         if _TRACEPARENT not in headers:
-            key = (request.method, request.scheme, headers.get(_RETRY_COUNT))
+            method = self._method or request.method
+            key = (method, request.scheme, headers.get(_RETRY_COUNT))
             known = self._requests.get(key)
             if known is not None:
                 return known

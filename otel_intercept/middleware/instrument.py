@@ -1,56 +1,22 @@
 """Put the exchange around the handlers of an aiohttp app that exists already."""
 
-import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable
 from functools import partial, wraps
-from typing import Final
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import Handler, Middleware
 
-from otel_intercept import failure as failures
 from otel_intercept.errors import ConfigurationError, NotIntercepted
 from otel_intercept.exchange import Exchange
 from otel_intercept.idle import IdleRollouts
-from otel_intercept.middleware.access_log import (
-    shorten_access_line,
-    shorten_access_log,
-)
-from otel_intercept.middleware.answering import serve
-from otel_intercept.middleware.foreign import (
-    add_restoring_middleware,
-    call_silenced,
-)
-from otel_intercept.middleware.incoming import Place
-from otel_intercept.middleware.redacted import fail_unobserved, refuse_unknown
+from otel_intercept.middleware.access_log import shorten_access_log
+from otel_intercept.middleware.answering import answer, is_seen
+from otel_intercept.middleware.foreign import add_restoring_middleware
 from otel_intercept.middleware.routes import stands_alone, watch_routes
-from otel_intercept.middleware.serving import EXCHANGE, Serving, start_exchange
+from otel_intercept.middleware.serving import EXCHANGE, Serving
+from otel_intercept.middleware.wiring import WIRING, Resolver, Wiring, resolve
 from otel_intercept.middleware.writer import ON_WRITER
 from otel_intercept.registry import RolloutRegistry
-from otel_intercept.rollout import Rollout
-
-Resolver = Callable[[web.Request], str | None]
-
-_REJECTED: Final = web.RequestKey("otel_intercept.rejected", bool)
-
-_logger = logging.getLogger("otel_intercept.middleware")
-
-
-@dataclass(slots=True)
-class _Wiring:
-    """What one instrumented app needs at request time."""
-
-    app: web.Application
-    registry: RolloutRegistry
-    rollout_id: str | Resolver
-    implicit: IdleRollouts | None
-    serving: Serving
-    find: Callable[[str], Rollout | None]
-
-
-_WIRING: Final = web.AppKey("otel_intercept.wiring", _Wiring)
 
 
 def instrument_app(
@@ -107,7 +73,7 @@ def wire_app(
     Raises:
         ConfigurationError: As `instrument_app`.
     """
-    known = app.get(_WIRING)
+    known = app.get(WIRING)
     if known is not None:
         same = known.registry is registry and known.rollout_id == rollout_id
         if same and _idle_close_s(known.implicit) == _idle_close_s(implicit):
@@ -123,8 +89,8 @@ def wire_app(
             "and for a sub-app before add_subapp()"
         )
     find = registry.get if implicit is None else implicit.ensure
-    wiring = _Wiring(app, registry, rollout_id, implicit, Serving(app), find)
-    app[_WIRING] = wiring
+    wiring = Wiring(app, registry, rollout_id, implicit, Serving(app), find)
+    app[WIRING] = wiring
     app.on_shutdown.append(_note_shutdown)
     app.on_cleanup.append(_end_implicit)
     add_restoring_middleware(app)
@@ -150,16 +116,16 @@ def exchange_from(request: web.Request) -> Exchange:
 
 def wiring_of(app: web.Application) -> tuple[RolloutRegistry, str | Resolver] | None:
     """Return what an app is instrumented with; None if it is not. Changes nothing."""
-    wiring = app.get(_WIRING)
+    wiring = app.get(WIRING)
     return None if wiring is None else (wiring.registry, wiring.rollout_id)
 
 
 async def _note_shutdown(app: web.Application) -> None:
-    app[_WIRING].serving.connections.shutting_down = True
+    app[WIRING].serving.connections.shutting_down = True
 
 
 async def _end_implicit(app: web.Application) -> None:
-    implicit = app[_WIRING].implicit
+    implicit = app[WIRING].implicit
     if implicit is not None:
         implicit.close_all()
 
@@ -168,7 +134,7 @@ def _idle_close_s(implicit: IdleRollouts | None) -> float | None:
     return None if implicit is None else implicit.idle_close_s
 
 
-def _outermost(wiring: _Wiring) -> Middleware:
+def _outermost(wiring: Wiring) -> Middleware:
     places = wiring.serving.places
     key = wiring.rollout_id if isinstance(wiring.rollout_id, str) else None
     looked = False
@@ -189,19 +155,19 @@ def _outermost(wiring: _Wiring) -> Middleware:
         if getattr(writer, ON_WRITER, None) is not None:
             return handler(request)
         info = request.match_info
-        rollout_id = _resolve(wiring, request) if key is None else info.get(key)
+        rollout_id = resolve(wiring, request) if key is None else info.get(key)
         if rollout_id is None:
             return handler(request)
         place = places.get(info.route) or places.of(request)
-        if place.apps_above and _is_seen(request):
+        if place.apps_above and is_seen(request):
             return handler(request)
-        return _observe(wiring, place, rollout_id, request, handler, writer)
+        return answer(wiring, place, rollout_id, request, handler, writer)
 
     return intercept
 
 
 def _at_route(
-    wiring: _Wiring, key: str, route: web.AbstractRoute, handler: Handler
+    wiring: Wiring, key: str, route: web.AbstractRoute, handler: Handler
 ) -> Handler:
     place = wiring.serving.places.at(route, (wiring.app,))
 
@@ -211,60 +177,6 @@ def _at_route(
         rollout_id = request.match_info.get(key)
         if rollout_id is None or getattr(writer, ON_WRITER, None) is not None:
             return handler(request)
-        return _observe(wiring, place, rollout_id, request, handler, writer)
+        return answer(wiring, place, rollout_id, request, handler, writer)
 
     return observed
-
-
-def _observe(
-    wiring: _Wiring,
-    place: Place,
-    rollout_id: str,
-    request: web.Request,
-    handler: Handler,
-    writer: AbstractStreamWriter,
-) -> Awaitable[web.StreamResponse]:
-    description = place.describe(request)
-    shorten_access_line(description)
-    rollout = wiring.find(rollout_id)
-    if rollout is None:
-        request[_REJECTED] = True
-        wiring.registry.reject(description.dialect)
-        return _pass_through(wiring, place, request, handler)
-    exchange = start_exchange(place, request, writer, rollout, description)
-    return serve(place, request, handler, exchange, writer)
-
-
-def _is_seen(request: web.Request) -> bool:
-    return _REJECTED in request or EXCHANGE in request
-
-
-async def _pass_through(
-    wiring: _Wiring, place: Place, request: web.Request, handler: Handler
-) -> web.StreamResponse:
-    try:
-        if place.foreign:
-            return await call_silenced(request, handler)
-        return await handler(request)
-    except web.HTTPException:
-        raise
-    except NotIntercepted:
-        return refuse_unknown()
-    except Exception as exc:  # noqa: BLE001 - as above, without an exchange
-        key = wiring.registry.telemetry.settings.fingerprint_key
-        return fail_unobserved(request, exc, key)
-
-
-def _resolve(wiring: _Wiring, request: web.Request) -> str | None:
-    resolve = wiring.rollout_id
-    if isinstance(resolve, str):
-        return request.match_info.get(resolve)
-    try:
-        rollout_id = resolve(request)
-    except Exception as exc:  # noqa: BLE001 - a resolver's fault is not the agent's
-        failures.triage(exc)
-        _logger.warning("the rollout_id function raised; the request is not observed")
-        # It may be a rollout's, so the agent's text stays out of the access log.
-        shorten_access_line(wiring.serving.places.of(request).describe(request))
-        return None
-    return rollout_id if isinstance(rollout_id, str) else None

@@ -1,6 +1,7 @@
 """Start the exchange of a request, and serve it without touching what is served."""
 
 import logging
+from asyncio import Transport
 from types import MethodType
 from typing import Final
 
@@ -50,14 +51,12 @@ def start_exchange(
     place: Place,
     request: web.Request,
     writer: AbstractStreamWriter,
+    transport: Transport | None,
     rollout: Rollout,
     description: Request,
 ) -> Exchange:
     """Start the exchange of a request, and watch the writer of its answer."""
-    exchange = rollout.start_exchange(
-        description,
-        agent_present=MethodType(place.connections.is_agent_present, request.protocol),
-    )
+    exchange = rollout.start_exchange(description, place.is_agent_present, transport)
     if type(writer) is StreamWriter:
         setattr(writer, ON_WRITER, exchange)
         setattr(writer, WRITE_HEADERS, MethodType(write_headers, writer))
@@ -81,7 +80,12 @@ async def serve_unchanged(
     try:
         place = serving.places.of(request)
         exchange = start_exchange(
-            place, request, request.writer, rollout, place.describe(request)
+            place,
+            request,
+            request.writer,
+            request.transport,
+            rollout,
+            place.describe(request),
         )
         place.connections.end_with(request.task, exchange)
         token = enter(exchange)

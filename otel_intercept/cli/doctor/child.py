@@ -28,7 +28,7 @@ from otel_intercept.cli.doctor.factory import (
     trouble_of,
 )
 from otel_intercept.cli.doctor.wiring import DEFAULT_ROUTE, Wired, see
-from otel_intercept.middleware.instrument import Resolver
+from otel_intercept.middleware.wiring import Resolver
 from otel_intercept.server import InterceptionServer
 from otel_intercept.server.runner import quiet_runner
 

@@ -10,7 +10,8 @@ from aiohttp.test_utils import make_mocked_request
 from otel_intercept import RolloutRegistry
 from otel_intercept.cli.doctor.evidence import Wiring
 from otel_intercept.middleware.foreign import is_foreign
-from otel_intercept.middleware.instrument import Resolver, wiring_of
+from otel_intercept.middleware.instrument import wiring_of
+from otel_intercept.middleware.wiring import Resolver
 
 DEFAULT_ROUTE: Final = "/rollout/{rollout_id}/v1/chat/completions"
 ROLLOUT_ID: Final = "rollout_id"
