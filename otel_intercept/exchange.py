@@ -119,8 +119,12 @@ class Exchange(Reports):
             The same future.
         """
         try:
-            future.add_done_callback(self._future_ended)
-            self._pending += ((future, time.perf_counter_ns()),)
+            if self._intake is None:
+                # Nobody asks for how long, so its end may be looked up.
+                self._pending += ((future, 0),)
+            else:
+                future.add_done_callback(self._future_ended)
+                self._pending += ((future, time.perf_counter_ns()),)
         except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
             confess("Exchange.watch")
         return future
@@ -215,9 +219,12 @@ class Exchange(Reports):
     def answer_ended(self) -> None:
         """Note that the body was closed without an error."""
         try:
-            self._end()
-            if self._trouble is not None:
-                self._trouble.settle(self._answer)
+            if self._meter is None and self._trouble is None:
+                self._ended = True
+            else:
+                self._end()
+                if self._trouble is not None:
+                    self._trouble.settle(self._answer)
         except Exception:  # noqa: BLE001 - as above
             confess("Exchange.answer_ended")
         if self._handler_done:
@@ -253,7 +260,9 @@ class Exchange(Reports):
 
     def answers_whole(self, status: int) -> None:
         """Note what `answer_began` does of a body that comes whole, and is JSON."""
-        if self._trouble is None and status < 400 and not self._pending:
+        if self._pending:
+            self._look_upstream()
+        if self._trouble is None and status < 400:
             self._status = status
             self._answer = GOOD
         else:

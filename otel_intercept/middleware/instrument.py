@@ -151,6 +151,7 @@ def _outermost(wiring: Wiring) -> Middleware:
             alone = request.match_info.apps == (wiring.app,)
             if key and alone and stands_alone(wiring.app, intercept):
                 watch_routes(wiring.app, key, partial(_at_route, wiring, key))
+                return request.match_info.handler(request)
         writer = request.writer
         if getattr(writer, ON_WRITER, None) is not None:
             return handler(request)
