@@ -32,6 +32,24 @@ ROUTE = "/rollout/{rollout_id}/v1/chat/completions"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+@web.middleware
+async def passes(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Do nothing."""
+    return await handler(request)
+
+
+@pytest.fixture(params=["alone", "beside another"])
+def serve(request: pytest.FixtureRequest, serve: Serve) -> Serve:
+    """Serve apps with our middleware alone, or with another one below it."""
+
+    async def start(app: web.Application, *, handler_cancellation: bool = False) -> str:
+        if request.param != "alone":
+            app.middlewares.append(passes)
+        return await serve(app, handler_cancellation=handler_cancellation)
+
+    return start
+
+
 def app_of(handler: Handler, registry: RolloutRegistry) -> web.Application:
     """Return an instrumented app with one rollout route."""
     app = web.Application()

@@ -20,6 +20,7 @@ from otel_intercept import (
 from otel_intercept.record import ExchangeEnded, Request
 from otel_intercept.recorder import Recorder
 from otel_intercept.semconv import Dialect
+from otel_intercept.telemetry import Telemetry
 
 REQUEST = Request("POST", "/{id}/messages", "https", Dialect.MESSAGES, 2, (7, 8))
 BODY = {"model": "m-1", "max_tokens": 9}
@@ -198,6 +199,98 @@ async def test_without_telemetry_a_wait_is_known_all_the_same(
     await asyncio.sleep(0)
 
     assert (before, exchange.called_upstream) == (False, True)
+
+
+Story = Callable[[Exchange, list["asyncio.Future[None]"]], None]
+
+
+def all_answer(_exchange: Exchange, futures: "list[asyncio.Future[None]]") -> None:
+    """Let the upstream calls succeed before the answer."""
+    for future in futures:
+        future.set_result(None)
+
+
+def the_last_fails(_exchange: Exchange, futures: "list[asyncio.Future[None]]") -> None:
+    """Let one upstream call fail before the answer."""
+    futures[-1].set_exception(TimeoutError())
+
+
+def all_are_cancelled(
+    _exchange: Exchange, futures: "list[asyncio.Future[None]]"
+) -> None:
+    """Cancel the upstream calls before the answer."""
+    for future in futures:
+        future.cancel()
+
+
+def one_fails_once_begun(
+    exchange: Exchange, futures: "list[asyncio.Future[None]]"
+) -> None:
+    """Let an upstream call fail behind the status line."""
+    exchange.answer_began(200, event_stream=False)
+    futures[0].set_exception(ConnectionError())
+
+
+def one_recovers(exchange: Exchange, futures: "list[asyncio.Future[None]]") -> None:
+    """Let an upstream call succeed after another had failed."""
+    with contextlib.suppress(OSError), exchange.upstream_call():
+        raise OSError
+    futures[0].set_result(None)
+
+
+def none_ends(_exchange: Exchange, _futures: "list[asyncio.Future[None]]") -> None:
+    """Answer ahead of the upstream, which fails later."""
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize(
+    "story",
+    [
+        all_answer,
+        the_last_fails,
+        all_are_cancelled,
+        one_fails_once_begun,
+        one_recovers,
+        none_ends,
+    ],
+)
+async def test_what_futures_end_with_counts_the_same_without_telemetry(
+    story: Story, number: int
+) -> None:
+    """Outcome, failures and the state's error do not depend on telemetry.
+
+    Nor does a future print that nobody asked for its exception.
+    """
+    seen: list[object] = []
+    loop = asyncio.get_running_loop()
+    unheard: list[object] = []
+    loop.set_exception_handler(lambda _loop, context: unheard.append(context))
+    for intake in (None, Recorder(9)):
+        state: dict[str, object] = {}
+        rollout = RolloutRegistry(Telemetry()).open("r1", state=state)
+        exchange = Exchange(rollout, REQUEST, 0, lambda _: True, None, intake)
+        futures: list[asyncio.Future[None]] = [
+            loop.create_future() for _ in range(number)
+        ]
+        for future in futures:
+            _ = exchange.watch(future)
+        story(exchange, futures)
+        exchange.returns_plainly()
+        exchange.answers_whole(200)
+        exchange.answer_ended()
+        exchange.handler_returned()
+        at_end = (exchange.outcome, exchange.called_upstream, rollout.failures)
+        for future in futures:
+            if not future.done():
+                future.set_exception(TimeoutError())
+        await asyncio.sleep(0)
+        error = state.get("error")
+        seen.append((at_end, rollout.failures, type(error), str(error)))
+        del future, futures
+        gc.collect()
+
+    assert seen[0] == seen[1]
+    assert unheard == []
 
 
 @pytest.mark.parametrize("late", [False, True])
