@@ -259,7 +259,7 @@ async def test_what_futures_end_with_counts_the_same_without_telemetry(
 ) -> None:
     """Outcome, failures and the state's error do not depend on telemetry.
 
-    Nor does a future print that nobody asked for its exception.
+    Nor does a future print that nobody asked for its exception, nor is it kept.
     """
     seen: list[object] = []
     loop = asyncio.get_running_loop()
@@ -286,8 +286,10 @@ async def test_what_futures_end_with_counts_the_same_without_telemetry(
         await asyncio.sleep(0)
         error = state.get("error")
         seen.append((at_end, rollout.failures, type(error), str(error)))
+        kept = [weakref.ref(future) for future in futures]
         del future, futures
         gc.collect()
+        assert [ref() for ref in kept] == [None] * number
 
     assert seen[0] == seen[1]
     assert unheard == []
