@@ -287,7 +287,7 @@ async def test_what_futures_end_with_counts_the_same_without_telemetry(
         error = state.get("error")
         seen.append((at_end, rollout.failures, type(error), str(error)))
         kept = [weakref.ref(future) for future in futures]
-        del future, futures
+        del _, future, futures
         gc.collect()
         assert [ref() for ref in kept] == [None] * number
 
