@@ -270,10 +270,8 @@ async def test_what_futures_end_with_counts_the_same_without_telemetry(
         rollout = RolloutRegistry(Telemetry()).open("r1", state=state)
         exchange = Exchange(rollout, REQUEST, 0, lambda _: True, None, intake)
         futures: list[asyncio.Future[None]] = [
-            loop.create_future() for _ in range(number)
+            exchange.watch(loop.create_future()) for _ in range(number)
         ]
-        for future in futures:
-            _ = exchange.watch(future)
         story(exchange, futures)
         exchange.returns_plainly()
         exchange.answers_whole(200)
@@ -287,7 +285,7 @@ async def test_what_futures_end_with_counts_the_same_without_telemetry(
         error = state.get("error")
         seen.append((at_end, rollout.failures, type(error), str(error)))
         kept = [weakref.ref(future) for future in futures]
-        del _, future, futures
+        del future, futures
         gc.collect()
         assert [ref() for ref in kept] == [None] * number
 
