@@ -38,6 +38,11 @@ def instrument_app(
     logs it; after the answer has begun the connection is cut. ``web.HTTPException`` is
     an answer and passes. Cancellations and other ``BaseException`` are never caught.
 
+    In an app without sub-apps that has no other middleware, and whose rollout ids are
+    found by a ``match_info`` key, it stands around the handlers of the rollout routes
+    themselves from the first request on: a route that is added to a resource later,
+    past the frozen router, is not seen.
+
     Idempotent for the same arguments.
 
     Args:
