@@ -138,7 +138,7 @@ class SpanSender:
 
     def keep_locally(self, more: Iterable[Spans]) -> None:
         """Keep what could not be sent on this machine, if an exporter can do that."""
-        spans = [*self._batch.readable, *chain.from_iterable(made[1] for made in more)]
+        spans = [*self._batch.readable, *chain.from_iterable(made[2] for made in more)]
         if spans and isinstance(self._exporter, LocalSpanExporter):
             self._exporter.export_locally(spans)
 
