@@ -32,8 +32,8 @@ from otel_intercept.translate.translator import Translator
 if TYPE_CHECKING:
     from otel_intercept.translate.batch import Spans
 
-_MAX_POLL_S: Final = 0.1
-_POLLS: Final = 8
+_MAX_POLL_S: Final = 0.25
+_POLLS: Final = 4
 """Looks for records while one may wait; the event loop cannot wake a thread cheaply."""
 _SLICE: Final = 64
 _READABLE_SLICE: Final = 8
@@ -189,21 +189,21 @@ class Pipeline:
         return not running and all(part is None or part.idle for part in parts)
 
     def _run(self) -> None:
-        last, looks = False, 0
+        last, looks, wait_s = False, 0, self._poll_s
         while not last:
             looks += 1
-            wait_s = self._poll_s
-            if len(self._recorder) >= self._settings.export_batch_size:
-                wait_s = 0.0
             asked = self._asked_flushes(wait_s)
+            wait_s = self._poll_s
             last = self._stopping
-            if not (asked or last or self._is_due() or looks % _POLLS == 0):
+            if not (asked or last or looks % _POLLS == 0 or self._is_due()):
                 continue
             try:
                 self._work(asked)
             except BaseException:  # noqa: BLE001 - e.g. the panic of a Rust exporter
                 self._complaints.warn("the translator recovered from an error")
             last = last or self._sender.abandoned
+            if len(self._recorder) >= self._settings.export_batch_size:
+                wait_s = 0.0
 
     def _is_due(self) -> bool:
         if self._made or len(self._recorder) >= self._enough:
