@@ -25,7 +25,7 @@ AttributeValue: TypeAlias = str | bool | int | float | tuple[str, ...]
 Attributes: TypeAlias = tuple[tuple[str, AttributeValue], ...]
 
 
-class RolloutRef(msgspec.Struct, frozen=True, gc=False):
+class RolloutRef(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """What every record says about its rollout; made once when the rollout opens.
 
     ``span_id`` is the root span's. ``parent_span_id`` is set when the rollout joined a
@@ -61,7 +61,7 @@ class RolloutEnded(msgspec.Struct, frozen=True, gc=False):
     failure: Failure | None
 
 
-class Request(msgspec.Struct, frozen=True, gc=False, array_like=True):
+class Request(msgspec.Struct, frozen=True, gc=False, array_like=True, cache_hash=True):
     """What is known when a request comes in; nothing in it is the agent's text.
 
     Args:
@@ -103,7 +103,9 @@ class StreamFacts(msgspec.Struct, frozen=True, gc=False, array_like=True):
     time_to_first_chunk_s: float | None
 
 
-class RequestFacts(msgspec.Struct, frozen=True, gc=False, array_like=True):
+class RequestFacts(
+    msgspec.Struct, frozen=True, gc=False, array_like=True, cache_hash=True
+):
     """What a request body says that is safe to keep.
 
     ``model`` is not among ``attributes``, the allow-listed GenAI attributes: telemetry

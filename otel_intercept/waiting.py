@@ -1,6 +1,5 @@
 """A line, first in, first out, in which ordinary ones can be made to leave."""
 
-import contextlib
 from collections import deque
 from itertools import repeat, starmap
 from typing import Generic, TypeVar
@@ -74,8 +73,10 @@ class Waiting(Generic[T]):
 
     def _take_ordinary(self, number: int, taken: list[T]) -> None:
         known = len(taken)
-        # What came before an error stays in the list; no bytecode runs for each.
-        with contextlib.suppress(IndexError):
-            # The other thread may have pushed some of them out.
+        try:
+            # No bytecode runs for each.
             taken.extend(starmap(self._ordinary.popleft, repeat((), number)))
-        self._taken += len(taken) - known
+        except IndexError:
+            # The other thread has pushed some of them out; those before are here.
+            number = len(taken) - known
+        self._taken += number

@@ -18,6 +18,7 @@ from otel_intercept import catalogue, semconv
 from otel_intercept.record import (
     Attributes,
     AttributeValue,
+    ExchangeEnded,
     Record,
     RolloutStarted,
     StreamFacts,
@@ -30,8 +31,9 @@ from otel_intercept.semconv import (
     RolloutOutcome,
 )
 from otel_intercept.translate.cache import Cache
-from otel_intercept.translate.encoder import NotAllowed, SpanEncoder
+from otel_intercept.translate.encoder import SpanEncoder
 from otel_intercept.translate.guard import Guard
+from otel_intercept.translate.pairs import NotAllowed
 from otel_intercept.translate.readable import readable_span
 from otel_intercept.translate.scope import SCOPE
 from otel_intercept.translate.span import (
@@ -46,6 +48,7 @@ from otel_intercept.translate.span import (
 )
 from otel_intercept.translate.spans import SpanFactory
 from otel_intercept.translate.translator import Translator
+from otel_intercept.translate.usual import UsualExchanges
 from tests.readable import ReadableSpans
 from tests.samples import (
     ended,
@@ -271,6 +274,7 @@ records = exchanges | st.one_of(
     st.builds(failure_seen, rollouts, exchange_span_id=st.none() | ids),
 )
 FACTORY = SpanFactory(ENCODER)
+USUAL = UsualExchanges(ENCODER)
 
 
 @patient
@@ -281,6 +285,79 @@ def test_every_record_leaves_as_the_sdk_would_send_it(record: Record) -> None:
 
     official = encode_spans(ReadableSpans(RESOURCE, SCOPE).spans_of(record))
     assert by_key(direct) == by_key(official)
+
+
+indexes = st.integers(0, 2**63 - 1) | st.sampled_from([0, 127, 128, 511, 512])
+usual_exchanges = st.builds(
+    lambda record, index: replace(record, exchange_index=index),
+    st.builds(
+        exchange,
+        rollouts,
+        span_id=ids,
+        method=st.sampled_from(["POST", "GETSECRET"]),
+        dialect=st.sampled_from(Dialect),
+        stream=st.booleans(),
+        status=st.none() | st.integers(100, 599),
+        outcome=st.sampled_from(ExchangeOutcome),
+        retry_count=st.none() | st.integers(0, 99),
+        facts=st.none() | facts,
+        model=st.none() | st.sampled_from(["gpt-5", "a/b", "m" * 96]),
+        request=st.lists(st.sampled_from(asked)).map(unique),
+        response=st.lists(st.sampled_from(answered)).map(unique)
+        | st.just(((semconv.GEN_AI_RESPONSE_FINISH_REASONS, ("x" * 200,) * 99),)),
+        waits=st.tuples(
+            st.builds(
+                UpstreamWait,
+                ids,
+                st.integers(0, 2**64 - 1),
+                st.integers(0, 2**64 - 1),
+                st.none(),
+            )
+        ),
+    ),
+    indexes,
+)
+
+
+@patient
+@given(usual_exchanges)
+def test_a_usual_exchange_leaves_by_the_short_way_as_by_the_long(
+    record: ExchangeEnded,
+) -> None:
+    """Decoded, what is joined of known parts is what the official encoder makes."""
+    spans = USUAL.spans_of(record)
+
+    assert spans is not None
+    frames, number, readable = spans
+    official = encode_spans(ReadableSpans(RESOURCE, SCOPE).spans_of(record))
+    assert by_key(decoded(ENCODER.request([frames]))) == by_key(official)
+    assert (number, readable) == (2, ())
+
+
+UNUSUAL: Mapping[str, Record] = {
+    "failed": replace(failed_exchange(), waits=(wait(),)),
+    "replayed": replace(exchange(waits=(wait(),)), replayed=True),
+    "linked": exchange(waits=(wait(),), link=(5, 6)),
+    "no-call": exchange(),
+    "two-calls": exchange(waits=(wait(), wait(span_id=7))),
+    "failed-call": exchange(waits=(wait(error_type=ErrorType.OTHER),)),
+    "marker": started(),
+    "root": ended(),
+    "failure": failure_seen(),
+}
+
+
+@pytest.mark.parametrize("record", UNUSUAL.values(), ids=UNUSUAL)
+def test_what_is_not_usual_is_not_taken_for_it(record: Record) -> None:
+    """What the short way leaves out is seen first, and all of it takes the long way."""
+    translator = Translator(RESOURCE, None, None, Guard(), readable=False)
+
+    assert USUAL.spans_of(record) is None
+    ((frames, number, _),) = translator.spans_of([record])
+    official = ReadableSpans(RESOURCE, SCOPE).spans_of(record)
+    assert number == len(official)
+    sent = decoded(translator.request_of([frames]))
+    assert by_key(sent) == by_key(encode_spans(official))
 
 
 def by_key(request: ExportTraceServiceRequest) -> ExportTraceServiceRequest:
@@ -316,7 +393,7 @@ def test_both_ways_out_hold_the_same_back_and_count_it_the_same(
     translator = Translator(RESOURCE, None, None, new, readable=False)
 
     made = translator.spans_of([record])
-    sent = decoded(translator.request_of([span for spans, _ in made for span in spans]))
+    sent = decoded(translator.request_of([spans for spans, *_ in made]))
 
     safe = old.spans(ReadableSpans(RESOURCE, SCOPE).spans_of(record))
     assert new.dropped == old.dropped
@@ -337,6 +414,18 @@ BROKEN = {
     "huge-link": exchange(link=(2**128, 5)),
     "event": exchange(failed=failure(exception_type="\ud800" + "x")),
     "long-event": exchange(failed=failure(exception_type="x" * 300)),
+    "no-own-id": exchange(span_id=0, waits=(wait(),)),
+    "huge-own-id": exchange(span_id=2**64, waits=(wait(),)),
+    "no-call-id": exchange(waits=(wait(span_id=0),)),
+    "huge-call-id": exchange(waits=(wait(span_id=2**64),)),
+    "negative-index": replace(exchange(waits=(wait(),)), exchange_index=-1),
+    "huge-index": replace(exchange(waits=(wait(),)), exchange_index=2**63),
+    "huge-retry-count": exchange(retry_count=2**63, waits=(wait(),)),
+    "odd-answer": exchange(response=(("team", "blue"),), waits=(wait(),)),
+    "long-answer": exchange(
+        response=((semconv.GEN_AI_RESPONSE_MODEL, "x" * 300),), waits=(wait(),)
+    ),
+    "odd-request": exchange(request=(("team", "blue"),), waits=(wait(),)),
 }
 
 
@@ -347,7 +436,7 @@ def test_both_ways_out_mend_a_record_in_the_same_way(record: Record) -> None:
     translator = Translator(RESOURCE, None, None, new, readable=False)
 
     made = translator.spans_of([record])
-    sent = decoded(translator.request_of([span for spans, _ in made for span in spans]))
+    sent = decoded(translator.request_of([spans for spans, *_ in made]))
 
     safe = old.spans(ReadableSpans(RESOURCE, SCOPE).spans_of(record))
     assert new.dropped == old.dropped
@@ -370,11 +459,12 @@ def test_a_time_that_is_none_spoils_its_own_record_only(
 ) -> None:
     """A record that OTLP cannot carry is dropped; the same translator goes on."""
     translator = Translator(RESOURCE, None, None, Guard(), readable=False)
-    broken = replace(exchange(), end_ns=-1)
+    usual = exchange(waits=(wait(),))
+    broken = [replace(one, end_ns=-1) for one in (exchange(), usual)]
 
-    made = translator.spans_of([broken, exchange(waits=(wait(),)), broken])
+    made = translator.spans_of([broken[0], usual, broken[1]])
 
-    assert [len(encoded) for encoded, _ in made] == [2]
+    assert [number for _, number, _ in made] == [2]
     assert len(caplog.records) == 1
 
 
@@ -396,4 +486,4 @@ def test_a_cache_is_bounded_and_forgets_no_refusal() -> None:
 
     assert halves == [0.5, 0.5, 1.0, 1.5, 2.0, 0.5]
     assert asked == [1, 2, 3, 4, 1, -1, -1]
-    assert len(cache) <= 3
+    assert len(cache.known) <= 3

@@ -350,6 +350,24 @@ def test_after_a_shutdown_that_gave_up_nothing_more_is_sent() -> None:
     assert telemetry.balance() == balance == Balance(11, 11, 0, 0, 2, 9, 0)
 
 
+@pytest.mark.parametrize("late_s", [0.1, 0.7])
+def test_a_lone_record_leaves_when_it_has_waited_for_the_delay(late_s: float) -> None:
+    """It waits for others to be translated with, and that is a part of the delay."""
+    exporter = always(succeed)
+    settings = Settings(schedule_delay_s=1.0)
+    telemetry = Telemetry(span_exporter=exporter, settings=settings)
+    time.sleep(late_s)
+
+    began = time.monotonic()
+    record_exchanges(telemetry, 1)
+    left = wait_until(lambda: exporter.batches)
+    took = time.monotonic() - began
+    telemetry.shutdown()
+
+    assert left
+    assert took < 1.4
+
+
 class HangingAbroad(LocalSpanExporter):
     """Hangs until it is released, but keeps what it is asked to keep here."""
 

@@ -79,7 +79,12 @@ class Aggregates:
         exchanges: defaultdict[object, list[ExchangeEnded]] = defaultdict(list)
         for record in pending:
             if isinstance(record, ExchangeEnded):
-                exchanges[_kind_of(record)].append(record)
+                # All that the series depend on that nearly all records add to.
+                kind = (
+                    record.outcome, record.stream, record.request.dialect,
+                    record.asked.model, record.rollout.sampled,
+                )  # fmt: skip
+                exchanges[kind].append(record)
             else:
                 self._add_other(record)
         for alike in exchanges.values():
@@ -118,10 +123,10 @@ class Aggregates:
             for key in counter_keys(record):
                 self._interval.count(key).add(1, marked)
             if isinstance(record, RolloutEnded):
-                took_s = seconds_between([record.rollout.start_ns], [record.end_ns])
+                took_s = seconds_between(record.rollout.start_ns, record.end_ns)
                 self._interval.distribution(
                     semconv.ROLLOUT_DURATION, (record.outcome.value,)
-                ).add(took_s, None if marked is None else [record])
+                ).add([took_s], None if marked is None else [record])
         except Exception:  # noqa: BLE001 - one bad record must not stop the others
             self._complain()
 
@@ -132,14 +137,3 @@ class Aggregates:
         if self._exemplars == "sampled":
             return record.rollout.sampled
         return self._exemplars == "all"
-
-
-def _kind_of(record: ExchangeEnded) -> object:
-    """Return what exchanges have in common that add to the same series."""
-    return (
-        record.outcome,
-        record.request.dialect,
-        record.stream,
-        record.asked.model,
-        record.rollout.sampled,
-    )

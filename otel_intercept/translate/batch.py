@@ -12,12 +12,13 @@ MAX_SPANS: Final = 4096
 MAX_BYTES: Final = 3 * 1024 * 1024
 """Of encoded spans; below the 4 MiB that a gRPC server takes by default."""
 
-Spans: TypeAlias = tuple[Sequence[bytes], Sequence[ReadableSpan]]
-"""The spans of one record: each as an OTLP message, and the same as the SDK's
-spans where somebody wants those."""
+Spans: TypeAlias = tuple[bytes, int, Sequence[ReadableSpan]]
+"""The spans of one record: as they stand in a request, and how many those are; and as
+the SDK's spans where somebody wants those."""
 
-_ENCODED: Final = itemgetter(0)
-_READABLE: Final = itemgetter(1)
+_FRAMES: Final = itemgetter(0)
+_NUMBER: Final = itemgetter(1)
+_READABLE: Final = itemgetter(2)
 
 
 class Batch:
@@ -25,14 +26,15 @@ class Batch:
 
     Attributes:
         records: How many records there are.
-        encoded: Their spans as OTLP messages.
+        encoded: Their spans as they stand in a request, those of each record in one.
         readable: Their spans as the SDK's, where somebody wants those.
     """
 
-    __slots__ = ("_bytes_left", "encoded", "readable", "records")
+    __slots__ = ("_bytes_left", "_spans", "encoded", "readable", "records")
 
     def __init__(self) -> None:
         self._bytes_left = MAX_BYTES
+        self._spans = 0
         self.records = 0
         self.encoded: list[bytes] = []
         self.readable: list[ReadableSpan] = []
@@ -55,14 +57,16 @@ class Batch:
         return bool(waiting) or self.records >= limit
 
     def _add(self, records: Collection[Spans]) -> bool:
-        encoded = list(chain.from_iterable(map(_ENCODED, records)))
+        encoded = list(map(_FRAMES, records))
         left = self._bytes_left - sum(map(len, encoded))
-        full = left < 0 or len(self.encoded) + len(encoded) > MAX_SPANS
+        spans = self._spans + sum(map(_NUMBER, records))
+        full = left < 0 or spans > MAX_SPANS
         # An empty batch has room for the spans of any one record.
         if full and (self.records or len(records) > 1):
             return False
-        self._bytes_left = left
+        self._bytes_left, self._spans = left, spans
         self.records += len(records)
         self.encoded += encoded
-        self.readable += chain.from_iterable(map(_READABLE, records))
+        if any(map(_READABLE, records)):
+            self.readable += chain.from_iterable(map(_READABLE, records))
         return True

@@ -6,8 +6,6 @@ then on. Everything else is for the guard to cut or hold back first.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
-from itertools import chain, starmap
 from struct import Struct
 from typing import Final
 
@@ -15,12 +13,11 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_intercept import semconv
-from otel_intercept.record import Attributes, AttributeValue
-from otel_intercept.translate.cache import Cache
+from otel_intercept.record import Attributes
 from otel_intercept.translate.guard import Guard, safe_value
+from otel_intercept.translate.pairs import NotAllowed, Pairs
 from otel_intercept.translate.protobuf import (
     field,
-    key_value,
     key_values,
     tag,
     text,
@@ -34,26 +31,22 @@ from otel_intercept.translate.span import (
     Trace,
 )
 
-_MAX_PAIRS: Final = 8192
-
 _FIRST: Final = tag(1)
 _SECOND: Final = tag(2)
 _THIRD: Final = tag(3)
 _NAME: Final = tag(5)
-_ATTRIBUTE: Final = tag(9)
 _EVENT: Final = tag(11)
 _LINK: Final = tag(13)
-_EVENT_ATTRIBUTE: Final = tag(3)
 
 # Tag and length of each id stand before it.
-_IDS: Final = Struct(">2sQ2sQ")
 _ROOT_ID: Final = Struct(">2sQ")
 _TRACE_ID: Final = b"\x0a\x10"
 _SPAN_ID: Final = b"\x12\x08"
-_PARENT_ID: Final = b"\x22\x08"
-_TIMES: Final = Struct("<BQBQ")
-_START: Final = 0x39
-_END: Final = 0x41
+PARENT_ID: Final = b"\x22\x08"
+ID_SIZE: Final = 8
+TIMES: Final = Struct("<BQBQ")
+START: Final = 0x39
+END: Final = 0x41
 _FLAGS: Final = Struct("<HI")
 _FLAGS_TAG: Final = 0x0185
 _LOCAL: Final = 0x100
@@ -64,52 +57,29 @@ _EVENT_NAME: Final = text(tag(2), semconv.EVENT_EXCEPTION)
 _LINK_FLAGS: Final = Struct("<BI")
 _LINK_FLAGS_TAG: Final = 0x35
 
-_INT64: Final = 2**63
-_SMALL: Final = 4096
-"""Numbers below it are seen again: of chunks, or of tokens of short answers."""
-
-_TEXTS: Final = frozenset({str, tuple})
-
-_LONGEST: Final = 9
-"""Bytes of the longest varint of a positive 64-bit number."""
-
 _UNSET: Final = b"\x7a\x00"
 _ERROR: Final = b"\x7a\x02\x18\x02"
-
-
-class NotAllowed(Exception):
-    """A span has something in it that the export guard would change."""
 
 
 class SpanEncoder:
     """Turns spans into bytes, and bytes into requests. A builder for `SpanFactory`.
 
-    Keeps the encoded form of some thousand attributes, none longer than the guard
-    allows. Used by one thread at a time.
+    Used by one thread at a time.
 
     Args:
         resource: Who the spans are from.
         scope: Which library made them.
         guard: Says what may leave.
+
+    Attributes:
+        pairs: Encodes the attributes.
     """
 
     def __init__(
         self, resource: Resource, scope: InstrumentationScope, guard: Guard
     ) -> None:
         self._guard = guard
-        # Typed, since equal numbers of different types are different values.
-        self._pair = lru_cache(_MAX_PAIRS, typed=True)(
-            partial(self._new_pair, _ATTRIBUTE)
-        )
-        self._event_pair = lru_cache(_MAX_PAIRS, typed=True)(
-            partial(self._new_pair, _EVENT_ATTRIBUTE)
-        )
-        # For values that equal none of another type: three times as fast.
-        self._known_pairs = Cache[tuple[str, AttributeValue], bytes](
-            lambda pair: self._new_pair(_ATTRIBUTE, *pair), _MAX_PAIRS
-        )
-        self._number_heads = Cache(self._new_number_heads, _MAX_PAIRS)
-        self._span_heads = Cache(_span_head, _MAX_PAIRS)
+        self.pairs = Pairs(guard)
         safe_resource, safe_scope = guard.resource(resource), guard.scope(scope)
         self._resource = field(
             _FIRST, key_values(_FIRST, _plain(safe_resource.attributes))
@@ -138,7 +108,7 @@ class SpanEncoder:
                 b"\x30" + varint(kind),
                 _ERROR if is_error else _UNSET,
                 _FLAGS.pack(_FLAGS_TAG, _REMOTE if parent_is_remote else _LOCAL),
-                *starmap(self._pair, attributes),
+                self.pairs.attributes(attributes),
             )
         )
 
@@ -149,7 +119,7 @@ class SpanEncoder:
             NotAllowed: It has no valid id, or the guard would change an attribute.
         """
         trace_id, attributes = trace
-        pairs = self.attributes(attributes)
+        pairs = self.pairs.attributes(attributes)
         # The tag of the span's own id comes last, and its id next.
         return _trace_id(trace_id) + pairs + _SPAN_ID
 
@@ -159,7 +129,7 @@ class SpanEncoder:
         Raises:
             NotAllowed: The guard would change one.
         """
-        return b"".join(starmap(self._pair, attributes))
+        return self.pairs.attributes(attributes)
 
     def span(
         self,
@@ -175,7 +145,7 @@ class SpanEncoder:
         links: tuple[SpanLink, ...] = (),
         /,
     ) -> bytes:
-        """Return a span as a message.
+        """Return a span, to stand in a request.
 
         Raises:
             NotAllowed: It has no valid id, or the guard would change an attribute.
@@ -183,33 +153,21 @@ class SpanEncoder:
         """
         if not span_id or parent_id == 0:
             raise NotAllowed
-        times = _TIMES.pack(_START, start_ns, _END, end_ns)
-        own_id = span_id.to_bytes(8)
+        times = TIMES.pack(START, start_ns, END, end_ns)
+        own_id = span_id.to_bytes(ID_SIZE)
         if parent_id is None:
             parts = [shape, trace, own_id, shared, times]
         else:
-            parent = parent_id.to_bytes(8)
-            parts = [shape, trace, own_id, shared, times, _PARENT_ID, parent]
-        for pair in values:
-            key, value = pair
-            if type(value) is int:
-                if 0 <= value < _SMALL:
-                    parts.append(self._known_pairs[pair])
-                elif 0 <= value < _INT64:
-                    # Not kept: a large number is rarely seen again.
-                    digits = varint(value)
-                    parts += (self._number_heads[key][len(digits)], digits)
-                else:
-                    parts.append(self._pair(key, value))
-            elif type(value) in _TEXTS:
-                parts.append(self._known_pairs[pair])
-            else:
-                parts.append(self._pair(key, value))
+            parent = parent_id.to_bytes(ID_SIZE)
+            parts = [shape, trace, own_id, shared, times, PARENT_ID, parent]
+        if values:
+            parts.append(self.pairs.values(values))
         if events:
             parts.extend(map(self._event, events))
         if links:
             parts.extend(map(_link, links))
-        return b"".join(parts)
+        message = b"".join(parts)
+        return span_head(len(message)) + message
 
     def encode(self, span: Span) -> bytes:
         """Return a span that is a value, as `span` does; raises the same."""
@@ -221,43 +179,25 @@ class SpanEncoder:
         )
 
     def request(self, spans: Sequence[bytes]) -> bytes:
-        """Return one request with these spans in it."""
-        heads = list(map(self._span_heads.__getitem__, map(len, spans)))
-        scope_size = len(self._scope) + len(self._scope_schema)
-        scope_size += sum(map(len, heads)) + sum(map(len, spans))
+        """Return one request with these spans in it; each may be several in a row."""
+        scope_size = len(self._scope) + len(self._scope_schema) + sum(map(len, spans))
         before = self._resource + _SECOND + varint(scope_size)
         size = len(before) + scope_size + len(self._resource_schema)
         # One join, so that megabytes are copied only once.
         return b"".join(
             (
                 _FIRST + varint(size) + before + self._scope,
-                *chain.from_iterable(zip(heads, spans, strict=True)),
+                *spans,
                 self._scope_schema + self._resource_schema,
             )
         )
-
-    def _new_pair(self, field_tag: bytes, key: str, value: AttributeValue) -> bytes:
-        safe = safe_value(value) if self._guard.allows_key(key) else None
-        if safe is None or safe != value:
-            raise NotAllowed
-        return field(field_tag, key_value(key, safe))
-
-    def _new_number_heads(self, key: str) -> tuple[bytes, ...]:
-        # What stands before a number depends on nothing but its length.
-        if not self._guard.allows_key(key):
-            raise NotAllowed
-        pairs = (
-            field(_ATTRIBUTE, key_value(key, 1 << 7 * (length - 1)))[:-length]
-            for length in range(1, _LONGEST + 1)
-        )
-        return (b"", *pairs)
 
     def _event(self, event: ExceptionEvent) -> bytes:
         at_ns, attributes = event
         parts = (
             _EVENT_TIME.pack(_EVENT_TIME_TAG, at_ns),
             _EVENT_NAME,
-            *starmap(self._event_pair, attributes),
+            self.pairs.of_event(attributes),
         )
         return field(_EVENT, b"".join(parts))
 
@@ -267,7 +207,8 @@ def _plain(attributes: Mapping[str, object]) -> Attributes:
     return tuple((key, value) for key, value in pairs if value is not None)
 
 
-def _span_head(length: int) -> bytes:
+def span_head(length: int) -> bytes:
+    """Return what stands before a span of such a length in a request."""
     return _SECOND + varint(length)
 
 

@@ -101,18 +101,18 @@ class Distribution:
             records: On what each was measured, if they may be exemplars.
         """
         bounds, number = self._bounds, len(values)
-        order = sorted(range(number), key=values.__getitem__)
-        ascending = list(map(values.__getitem__, order))
+        value_at = values.__getitem__
+        order = sorted(range(number), key=value_at)
         self.sum = sum(values, self.sum)
-        self.smallest = min(self.smallest, ascending[0])
-        self.largest = max(self.largest, ascending[-1])
+        self.smallest = min(self.smallest, values[order[0]])
+        self.largest = max(self.largest, values[order[-1]])
         low = 0
         # One round for each bucket that has any of them.
         while low < number:
-            bucket = bisect_left(bounds, ascending[low])
+            bucket = bisect_left(bounds, values[order[low]])
             high = number
             if bucket < len(bounds):
-                high = bisect_right(ascending, bounds[bucket], low)
+                high = bisect_right(order, bounds[bucket], low, key=value_at)
             self.counts[bucket] += high - low
             if records is not None:
                 latest = max(order[low:high])

@@ -19,12 +19,11 @@ class Naps:
     """
 
     def __init__(self) -> None:
-        self._asleep = not _has_running_loop()
         self._until_s = time.monotonic() + _BUSY_S
 
     def step(self) -> None:
         """Be at the end of a step that takes a fraction of a millisecond."""
-        if self._asleep and time.monotonic() >= self._until_s:
+        if time.monotonic() >= self._until_s and not _has_running_loop():
             time.sleep(_NAP_S)
             self._until_s = time.monotonic() + _BUSY_S
 

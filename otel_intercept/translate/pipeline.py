@@ -32,10 +32,10 @@ from otel_intercept.translate.translator import Translator
 if TYPE_CHECKING:
     from otel_intercept.translate.batch import Spans
 
-_MAX_POLL_S: Final = 0.1
-_POLLS: Final = 8
+_MAX_POLL_S: Final = 0.25
+_POLLS: Final = 4
 """Looks for records while one may wait; the event loop cannot wake a thread cheaply."""
-_SLICE: Final = 32
+_SLICE: Final = 64
 _READABLE_SLICE: Final = 8
 """Records between two looks at the clock; the SDK's spans take several times as long.
 """
@@ -87,6 +87,8 @@ class Pipeline:
         readable = needs_readable(span_exporter)
         self._poll_s = min(settings.schedule_delay_s / _POLLS, _MAX_POLL_S)
         self._slice = _READABLE_SLICE if readable else _SLICE
+        # Fewer wait for others a little: to begin costs as much as four of them.
+        self._enough = min(self._slice, settings.export_batch_size)
         self._translator = Translator(
             resource,
             None if self._meters is None else self._meters.instruments,
@@ -97,6 +99,8 @@ class Pipeline:
         # Spans of each record that are in no batch yet: what an exporter raises must
         # not lose them.
         self._made: deque[Spans] = deque()
+        # No record that waits had come by then; by the monotonic clock.
+        self._none_waited_s = time.monotonic()
         self._complaints = Complaints(_logger)
         # Between this pipeline's thread and the one that shuts it down; never taken
         # on the event loop's path.
@@ -185,33 +189,35 @@ class Pipeline:
         return not running and all(part is None or part.idle for part in parts)
 
     def _run(self) -> None:
-        last, looks = False, 0
+        last, looks, wait_s = False, 0, self._poll_s
         while not last:
             looks += 1
-            wait_s = self._poll_s
-            if len(self._recorder) >= self._settings.export_batch_size:
-                wait_s = 0.0
             asked = self._asked_flushes(wait_s)
+            wait_s = self._poll_s
             last = self._stopping
-            if not (asked or last or self._is_due() or looks % _POLLS == 0):
+            if not (asked or last or looks % _POLLS == 0 or self._is_due()):
                 continue
             try:
                 self._work(asked)
             except BaseException:  # noqa: BLE001 - e.g. the panic of a Rust exporter
                 self._complaints.warn("the translator recovered from an error")
             last = last or self._sender.abandoned
+            if len(self._recorder) >= self._settings.export_batch_size:
+                wait_s = 0.0
 
     def _is_due(self) -> bool:
-        delay_s = self._settings.schedule_delay_s
-        return bool(self._recorder or self._made) or self._sender.is_due(delay_s)
+        if self._made or len(self._recorder) >= self._enough:
+            return True
+        return self._sender.is_due(self._settings.schedule_delay_s)
 
     def _work(self, asked: list[threading.Event]) -> None:
         everything = bool(asked) or self._stopping
         try:
-            waiting = len(self._recorder)
-            self._translate(
-                waiting if everything else min(waiting, MAX_EXPORT_BATCH_SIZE)
-            )
+            began_s, waiting = time.monotonic(), len(self._recorder)
+            number = waiting if everything else min(waiting, MAX_EXPORT_BATCH_SIZE)
+            self._translate(number)
+            if number == waiting:
+                self._none_waited_s = began_s
             if everything:
                 self._sender.finish()
             elif self._sender.is_due(self._settings.schedule_delay_s):
@@ -227,8 +233,8 @@ class Pipeline:
         naps = Naps()
         while not self._sender.abandoned:
             # First what an exporter that raised has left.
-            self._sender.add(self._made, limit)
-            records = self._recorder.take(min(number, self._slice))
+            self._sender.add(self._made, limit, self._none_waited_s)
+            records = self._recorder.take(min(number, self._slice)) if number else []
             if not records:
                 break
             number -= len(records)

@@ -58,7 +58,7 @@ class SpanSender:
         # Guards what is below; never held during an export.
         self._changed = threading.Condition(lock)
         self._batch = Batch()
-        self._since = 0.0
+        self._since_s = 0.0
         self._running = 0
         self._in_flight = 0
         self.abandoned = False
@@ -69,7 +69,7 @@ class SpanSender:
         Not while something is being exported: a batch that is not full can still grow.
         """
         waits = self._batch.records > 0
-        return waits and time.monotonic() - self._since >= delay_s and self.idle
+        return waits and time.monotonic() - self._since_s >= delay_s and self.idle
 
     @property
     def idle(self) -> bool:
@@ -77,17 +77,18 @@ class SpanSender:
         with self._changed:
             return not self._running
 
-    def add(self, waiting: deque[Spans], limit: int) -> None:
+    def add(self, waiting: deque[Spans], limit: int, since_s: float) -> None:
         """Add the spans of records; export the batch whenever it is full.
 
         Args:
             waiting: The spans of each record. What was added is removed, so that
                 nothing that an exporter raises can lose the rest.
             limit: How many records make a full batch.
+            since_s: When the first of them may have come, by the monotonic clock.
         """
         while waiting and not self.abandoned:
             if not self._batch.records:
-                self._since = time.monotonic()
+                self._since_s = since_s
             if self._batch.fill(waiting, limit):
                 self.send()
 
@@ -138,7 +139,7 @@ class SpanSender:
 
     def keep_locally(self, more: Iterable[Spans]) -> None:
         """Keep what could not be sent on this machine, if an exporter can do that."""
-        spans = [*self._batch.readable, *chain.from_iterable(made[1] for made in more)]
+        spans = [*self._batch.readable, *chain.from_iterable(made[2] for made in more)]
         if spans and isinstance(self._exporter, LocalSpanExporter):
             self._exporter.export_locally(spans)
 

@@ -1,10 +1,10 @@
 """Turn one record into finished spans: pure, built directly, no tracer."""
 
-from typing import Final, Generic, TypeAlias
+from typing import Final, Generic
 
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from otel_intercept import dialect, outcome, semconv
+from otel_intercept import semconv
 from otel_intercept.failure import Failure
 from otel_intercept.record import (
     Attributes,
@@ -18,25 +18,25 @@ from otel_intercept.record import (
     UpstreamWait,
 )
 from otel_intercept.semconv import (
-    Dialect,
-    ErrorType,
-    ExchangeOutcome,
     RolloutOutcome,
 )
 from otel_intercept.translate.attributes import (
-    call_attributes,
     exception_attributes,
-    exchange_attributes,
     outcome_attributes,
     rollout_attributes,
     stream_attributes,
     streamed,
 )
 from otel_intercept.translate.cache import Cache
+from otel_intercept.translate.shapes import (
+    CallKey,
+    ExchangeKey,
+    call_shape,
+    exchange_shape,
+    traces_of,
+)
 from otel_intercept.translate.span import (
-    CLIENT,
     INTERNAL,
-    SERVER,
     AttributesT,
     ExceptionEvent,
     Shape,
@@ -44,7 +44,6 @@ from otel_intercept.translate.span import (
     SpanBuilder,
     SpanLink,
     SpanT_co,
-    Trace,
     TraceT,
 )
 
@@ -52,24 +51,9 @@ _MAX_SHAPES: Final = 1024
 _MAX_TRACES: Final = 4096
 _MAX_REQUESTS: Final = 4096
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
-_METHODS: Final = frozenset(
-    {
-        "CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY",
-        "TRACE",
-    }
-)  # fmt: skip
-
 _STARTED: Final = Shape(semconv.SPAN_ROLLOUT_STARTED, INTERNAL)
 _FAILURE: Final = Shape(semconv.SPAN_FAILURE, INTERNAL, is_error=True)
 _ROOT: Final = Shape(semconv.SPAN_ROLLOUT, INTERNAL)
-
-_ExchangeKey: TypeAlias = tuple[
-    str, str, str, Dialect, bool, int | None, ExchangeOutcome, ErrorType | None,
-    tuple[str | None] | None,
-]  # fmt: skip
-"""Method, route, scheme, dialect, stream, status, outcome, what failed; and the model
-of a call that has no span of its own."""
-_CallKey: TypeAlias = tuple[Dialect, str | None, ErrorType | None]
 
 
 class SpanFactory(Generic[ShapeT, TraceT, AttributesT, SpanT_co]):
@@ -87,11 +71,11 @@ class SpanFactory(Generic[ShapeT, TraceT, AttributesT, SpanT_co]):
     ) -> None:
         self._builder = builder
         self._span = builder.span
-        self._exchange_shapes = Cache[_ExchangeKey, ShapeT](
-            lambda key: builder.shape(_exchange_shape(key)), _MAX_SHAPES
+        self._exchange_shapes = Cache[ExchangeKey, ShapeT](
+            lambda key: builder.shape(exchange_shape(key)), _MAX_SHAPES
         )
-        self._call_shapes = Cache[_CallKey, ShapeT](
-            lambda key: builder.shape(_call_shape(key)), _MAX_SHAPES
+        self._call_shapes = Cache[CallKey, ShapeT](
+            lambda key: builder.shape(call_shape(key)), _MAX_SHAPES
         )
         self._traces = Cache(self._new_traces, _MAX_TRACES)
         self._indexes = Cache[int, AttributesT](
@@ -173,11 +157,8 @@ class SpanFactory(Generic[ShapeT, TraceT, AttributesT, SpanT_co]):
         return spans
 
     def _new_traces(self, named: tuple[str, int]) -> tuple[TraceT, TraceT]:
-        rollout_id, trace_id = named
-        attributes = ((semconv.ROLLOUT_ID, rollout_id),)
-        of_calls = (*attributes, (semconv.GEN_AI_CONVERSATION_ID, rollout_id))
-        trace = self._builder.trace
-        return trace(Trace(trace_id, attributes)), trace(Trace(trace_id, of_calls))
+        trace, call_trace = traces_of(*named)
+        return self._builder.trace(trace), self._builder.trace(call_trace)
 
     def _marker(self, record: RolloutStarted) -> SpanT_co:
         rollout = record.rollout
@@ -247,35 +228,6 @@ def span_context_of(record: Record) -> SpanContext | None:
     if not rollout.sampled:
         return None
     return SpanContext(rollout.trace_id, span_id, is_remote=False, trace_flags=_SAMPLED)
-
-
-def _exchange_shape(key: _ExchangeKey) -> Shape:
-    method, route, scheme, spoken, stream, status, ended, error_type, call = key
-    known = method if method in _METHODS else None
-    attributes = exchange_attributes(
-        known or semconv.OTHER,
-        route,
-        scheme,
-        spoken,
-        stream=stream,
-        status=status,
-        outcome=ended,
-        error_type=error_type,
-    )
-    if call is not None:
-        attributes = (*attributes, *call_attributes(spoken, *call))
-    is_error = outcome.is_error(ended)
-    return Shape(f"{known or 'HTTP'} {route}", SERVER, attributes, is_error)
-
-
-def _call_shape(key: _CallKey) -> Shape:
-    spoken, model, error_type = key
-    operation = dialect.operation_of(spoken)
-    attributes = call_attributes(spoken, model)
-    if error_type is not None:
-        attributes = (*attributes, (semconv.ERROR_TYPE, error_type.value))
-    name = operation if model is None else f"{operation} {model}"
-    return Shape(name, CLIENT, attributes, is_error=error_type is not None)
 
 
 def _last_success(waits: tuple[UpstreamWait, ...]) -> UpstreamWait | None:

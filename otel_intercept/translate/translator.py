@@ -13,16 +13,18 @@ from otel_intercept.recorder import CounterKey
 from otel_intercept.translate.aggregates import Aggregates
 from otel_intercept.translate.batch import Spans
 from otel_intercept.translate.complaints import Complaints
-from otel_intercept.translate.encoder import NotAllowed, SpanEncoder
+from otel_intercept.translate.encoder import SpanEncoder
 from otel_intercept.translate.guard import Guard
 from otel_intercept.translate.guard_logs import LogGuard
 from otel_intercept.translate.log_sender import LogSender
 from otel_intercept.translate.logs import LogFactory, failure_of
 from otel_intercept.translate.metrics import Instruments
+from otel_intercept.translate.pairs import NotAllowed
 from otel_intercept.translate.readable import readable_span
 from otel_intercept.translate.scope import SCOPE
 from otel_intercept.translate.span import LightSpans
 from otel_intercept.translate.spans import SpanFactory
+from otel_intercept.translate.usual import UsualExchanges
 
 _logger: Final = logging.getLogger("otel_intercept.translate")
 
@@ -49,6 +51,7 @@ class Translator:
     ) -> None:
         self._encoder = SpanEncoder(resource, SCOPE, guard)
         self._encoded_spans = SpanFactory(self._encoder)
+        self._usual_exchanges = UsualExchanges(self._encoder)
         self._light_spans = SpanFactory(LightSpans())
         self._resource = guard.resource(resource)
         self._readable = readable
@@ -77,22 +80,19 @@ class Translator:
         Args:
             records: Records of sampled rollouts.
         """
-        # One loop and few calls: a call costs as much as a quarter of a span.
-        encoded_spans_of = self._encoded_spans.spans_of
+        readable, usual_spans_of = self._readable, self._usual_exchanges.spans_of
         made: list[Spans] = []
         for record in records:
             try:
-                if self._readable:
-                    made.append(self._guarded_spans(record))
-                    continue
-                try:
-                    made.append((encoded_spans_of(record), ()))
-                except (NotAllowed, OverflowError, TypeError):
-                    # Something in it is for the guard to cut or to hold back.
-                    made.append(self._guarded_spans(record))
+                spans = None if readable else usual_spans_of(record)
+                if spans is None:
+                    spans = self._spans_of(record)
+                    if not spans[0]:
+                        continue
+                made.append(spans)
             except Exception:  # noqa: BLE001 - one bad record must not stop the others
                 self._complaints.warn("a record could not be turned into a span")
-        return [spans for spans in made if spans[0]]
+        return made
 
     def request_of(self, encoded: Sequence[bytes]) -> bytes:
         """Return the request that carries encoded spans. Any thread may call it."""
@@ -111,17 +111,28 @@ class Translator:
                 )
             )
 
+    def _spans_of(self, record: Record) -> Spans:
+        if self._readable:
+            return self._guarded_spans(record)
+        try:
+            spans = self._encoded_spans.spans_of(record)
+        except (NotAllowed, OverflowError, TypeError):
+            # Something in it is for the guard to cut or to hold back.
+            return self._guarded_spans(record)
+        return b"".join(spans), len(spans), ()
+
     def _guarded_spans(self, record: Record) -> Spans:
         spans = [
             safe
             for span in self._light_spans.spans_of(record)
             if (safe := self._guard.own(span)) is not None
         ]
-        encoded = [self._encoder.encode(span) for span in spans]
+        encoded = b"".join(map(self._encoder.encode, spans))
         if not self._readable:
-            return encoded, ()
+            return encoded, len(spans), ()
         resource = self._resource
-        return encoded, [readable_span(span, resource, SCOPE) for span in spans]
+        readable = [readable_span(span, resource, SCOPE) for span in spans]
+        return encoded, len(spans), readable
 
     def _log_of(self, record: Record) -> ReadableLogRecord | None:
         try:
