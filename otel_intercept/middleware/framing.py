@@ -7,6 +7,7 @@ and go to the transport in one piece.
 import asyncio
 from collections.abc import Iterable
 from functools import lru_cache
+from operator import attrgetter
 from types import CodeType
 from typing import Final
 
@@ -34,6 +35,7 @@ _KNOWN_NAMES: Final = {
          "write", "join", "writelines")
     ),
 }  # fmt: skip
+_methods: Final = attrgetter(*_KNOWN_NAMES)
 
 
 def is_as_known(writer: StreamWriter) -> bool:
@@ -49,22 +51,20 @@ def is_as_known(writer: StreamWriter) -> bool:
     own = vars(writer)
     if own.get("_on_chunk_sent") is not None or not _KNOWN_NAMES.keys().isdisjoint(own):
         return False
-    codes = [_code_of(name) for name in _KNOWN_NAMES]
-    return None not in codes and _does_as_known(*codes)
-
-
-def _code_of(method: str) -> CodeType | None:
-    code = getattr(vars(StreamWriter).get(method), "__code__", None)
-    return code if isinstance(code, CodeType) else None
+    try:
+        return _do_as_known(*_methods(StreamWriter))
+    except (AttributeError, TypeError):
+        return False  # one is missing, or is something that cannot be looked up
 
 
 @lru_cache(maxsize=8)
-def _does_as_known(*codes: CodeType) -> bool:
+def _do_as_known(*methods: object) -> bool:
     """Look at the code of the methods, and try what they do together."""
-    return all(
-        names.issuperset(code.co_names)
-        for names, code in zip(_KNOWN_NAMES.values(), codes, strict=True)
-    ) and all(_frames_as_known(size) for size in (1, SMALL - 1))
+    for method, names in zip(methods, _KNOWN_NAMES.values(), strict=True):
+        code = getattr(method, "__code__", None)
+        if not (isinstance(code, CodeType) and names.issuperset(code.co_names)):
+            return False
+    return all(_frames_as_known(size) for size in (1, SMALL - 1))
 
 
 def _frames_as_known(size: int) -> bool:

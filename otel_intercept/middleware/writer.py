@@ -28,12 +28,6 @@ _JSON: Final = re.compile(r"application/(?:[\w.+-]+\+)?json\b", re.ASCII)
 PLAIN_JSON: Final = ("application/json; charset=utf-8", "application/json")
 _COMMENT: Final = b":"
 _DRAIN_LIMIT: Final = 0x10000
-_DEFAULTS: Final = {
-    name: value
-    for kind in reversed(StreamWriter.__mro__)
-    for name, value in vars(kind).items()
-    if not name.startswith("__") and (value is None or isinstance(value, int))
-}
 
 
 class ObservedWriter(StreamWriter):
@@ -193,14 +187,11 @@ async def write_headers(
 @shielded
 def _settle(writer: ObservedWriter, meter: StreamMeter, *, frames: bool) -> None:
     """Make an event stream's further chunks cheap to write and to report."""
-    short = frames and is_as_known(writer)
-    # An object whose class has changed finds its attributes slowly, until it has a new
-    # dictionary; and what stands there is found sooner than what its class has.
-    looks = 0 if short else writer.looks - 1
-    writer.__dict__ = {**_DEFAULTS, **vars(writer), "looks": looks}
-    if short:
-        vars(writer).update(wrote=meter.feed)
+    if frames and is_as_known(writer):
+        vars(writer).update(wrote=meter.feed, looks=0)
         _turn(writer, StreamingWriter)
+    else:
+        writer.looks -= 1
 
 
 def _turn(writer: StreamWriter, kind: type[StreamWriter]) -> None:
