@@ -4,7 +4,7 @@ import time
 
 from otel_intercept.causes import Causes
 from otel_intercept.outcome import GOOD, OK
-from otel_intercept.record import Attributes, ExchangeEnded, Request
+from otel_intercept.record import Attributes, ExchangeEnded, Request, StreamFacts
 from otel_intercept.semconv import ExchangeOutcome
 from otel_intercept.shield import confess
 
@@ -26,13 +26,14 @@ class Ending(Causes):
             if self._pending:
                 self._look_upstream()
                 self._let_go()
-            intake, asked = self._intake, self._asked
+            intake, asked, meter = self._intake, self._asked, self._meter
+            facts: StreamFacts | None = None
             if (
                 self._trouble is None
                 and self._ended
                 and self._answer is GOOD
-                and self._meter is None
                 and self._head is None
+                and (meter is None or (facts := meter.facts_if_good()) is not None)
             ):
                 # Nearly every exchange: what follows below says the same of it.
                 self._outcome = OK
@@ -46,11 +47,12 @@ class Ending(Causes):
                         self._epoch_ns + now,
                         self.request,
                         asked,
-                        asked.stream,
+                        asked.stream or meter is not None,
                         self._status,
                         OK,
-                        self._response,
+                        self._response or (() if meter is None else meter.response),
                         self._waits,
+                        facts,
                     )
                     intake.put_exchange(record)
             else:

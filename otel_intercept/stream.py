@@ -111,15 +111,28 @@ class StreamMeter:
 
     def facts(self) -> StreamFacts:
         """Return the totals so far."""
-        first = self._first
+        first, scanner = self._first, self._scanner
         # By name, it would take as long again.
         return StreamFacts(
-            self.chunks,
+            scanner.chunks + self._repeats,
             self._bytes,
-            self._scanner.keepalives,
+            scanner.keepalives,
             self._max_gap,
             None if first is None else first - self._start / _NS_PER_S,
         )
+
+    def facts_if_good(self) -> StreamFacts | None:
+        """Return the totals of a stream of which there is nothing to say but them.
+
+        Returns:
+            None without a chunk, without a terminal event, and after an error frame.
+        """
+        scanner = self._scanner
+        if scanner.terminal and scanner.error is None:
+            facts = self.facts()
+            if facts.chunks:
+                return facts
+        return None
 
     def _note_gap(self, now: float) -> None:
         if self._first is None:
@@ -130,7 +143,8 @@ class StreamMeter:
     def _look(self, data: bytes) -> bool:
         """Take in what is not recognised at a glance."""
         self._bytes += len(data)
-        if self._is_long_repeat(data):
+        # A shorter one was no repeat at a glance.
+        if len(data) >= self._short > 0 and self._is_long_repeat(data):
             self._repeats += 1
         elif not self._scan(data):
             return self._scanner.error is not None
@@ -144,8 +158,7 @@ class StreamMeter:
         # Stripping takes longer the longer the text is, this does not.
         text = data.removeprefix(self._before).removesuffix(self._after)
         return (
-            self._short > 0
-            and len(data) - len(text) == len(self._before) + len(self._after)
+            len(data) - len(text) == len(self._before) + len(self._after)
             and _QUOTE not in text
             and _LF not in text
             and _CR not in text

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 from aiohttp.http import StreamWriter
 
 from otel_intercept import Exchange, Phase, RolloutRegistry
@@ -138,6 +138,10 @@ STREAMS: dict[str, list[bytes | bytearray | memoryview]] = {
     "views": [chunk(), chunk(), memoryview(chunk()), chunk(), DONE],
     "wide views": [chunk(), memoryview(array("H", b'data: {"a": 1}\n\n')), DONE],
     "a large chunk": [chunk(), chunk("x" * 200_000), chunk(), DONE],
+    "chunks about as large as are joined": [
+        chunk(),
+        *(chunk("x" * (size - len(chunk("")))) for size in range(1_998, 2_002)),
+    ],
     "no end": [chunk(), chunk()],
 }
 
@@ -277,6 +281,140 @@ async def test_what_others_put_around_a_write_still_runs(
     assert scene.meter_says() == scan_says([*TOKENS, DONE])
 
 
+@pytest.mark.parametrize("name", ["_write_chunked_payload", "_writelines"])
+async def test_what_others_put_around_the_framing_still_runs(
+    serve: Serve, registry: RolloutRegistry, name: str
+) -> None:
+    """A chunk is framed in one step only where aiohttp's own steps stand unchanged."""
+    framed: list[object] = []
+    own: object = vars(StreamWriter)[name]
+    assert callable(own)
+
+    def counted(self: StreamWriter, part: object) -> None:
+        framed.append(part)
+        own(self, part)
+
+    scene = Scene(writes(*TOKENS, DONE))
+    registry.open("r1")
+    expected = await ask(await serve(Scene(writes(*TOKENS, DONE)).app(None)))
+    with put_around(name, counted):
+        got = await ask(await serve(scene.app(registry)))
+
+    assert len(framed) >= len(TOKENS)
+    assert got == expected
+    assert scene.meter_says() == scan_says([*TOKENS, DONE])
+
+
+async def test_what_stands_on_the_writer_itself_still_runs(
+    serve: Serve, registry: RolloutRegistry
+) -> None:
+    """Also where others change one writer, and not its class."""
+    framed: list[bytes] = []
+
+    async def script(request: web.Request, response: web.StreamResponse) -> None:
+        writer = request.writer
+        own: object = getattr(writer, "_writelines")  # noqa: B009 - aiohttp's own
+
+        def counted(parts: tuple[bytes, ...]) -> None:
+            framed.append(b"".join(parts))
+            assert callable(own)
+            own(parts)
+
+        setattr(writer, "_writelines", counted)  # noqa: B010 - as above
+        await writes(*TOKENS)(request, response)
+
+    registry.open("r1")
+    await ask(await serve(Scene(script).app(registry)))
+
+    assert len(framed) == len(TOKENS)
+
+
+async def test_who_asked_for_each_chunk_before_it_is_sent_gets_it(
+    serve: Serve, registry: RolloutRegistry
+) -> None:
+    """The signal that aiohttp sends for each chunk is sent for each."""
+    told: list[bytes] = []
+
+    async def script(request: web.Request, response: web.StreamResponse) -> None:
+        setattr(request.writer, "_on_chunk_sent", tell)  # noqa: B010 - aiohttp's own
+        await writes(*TOKENS)(request, response)
+
+    async def tell(chunk: bytes) -> None:
+        told.append(chunk)
+
+    registry.open("r1")
+    await ask(await serve(Scene(script).app(registry)))
+
+    assert told == TOKENS
+
+
+async def test_a_writer_counts_what_it_counts_unobserved(
+    serve: Serve, registry: RolloutRegistry
+) -> None:
+    """Its own counters, which access logs show, grow as they do without us."""
+    counts: list[tuple[int, int]] = []
+
+    async def script(request: web.Request, response: web.StreamResponse) -> None:
+        for piece in (*TOKENS, *TOKENS, DONE):
+            await response.write(piece)
+            writer = request.writer
+            assert isinstance(writer, StreamWriter)
+            counts.append((writer.output_size, writer.buffer_size))
+
+    registry.open("r1")
+    await ask(await serve(Scene(script).app(None)))
+    await ask(await serve(Scene(script).app(registry)))
+
+    plain, observed = counts[:7], counts[7:]
+    assert observed == plain
+    assert plain[0] < plain[-1]
+
+
+async def test_a_write_to_a_connection_that_closes_raises_and_is_not_told(
+    serve: Serve, registry: RolloutRegistry, recorder: TelemetryRecorder
+) -> None:
+    """Also before aiohttp has heard that the connection is lost."""
+
+    async def script(request: web.Request, response: web.StreamResponse) -> None:
+        await writes(chunk(), chunk())(request, response)
+        assert request.transport is not None
+        request.transport.abort()
+        await response.write(chunk())
+
+    scene = Scene(script)
+    registry.open("r1")
+    await ask(await serve(scene.app(registry)))
+
+    await until(lambda: outcomes(recorder) == ["cut"])
+    assert type(scene.raised) is ClientConnectionResetError
+    assert failure_of(recorder) == ("agent_disconnected", Phase.CHUNK)
+    assert scene.meter_says() == scan_says([chunk(), chunk()])
+
+
+async def test_an_aiohttp_that_frames_otherwise_frames_each_chunk(
+    serve: Serve, registry: RolloutRegistry
+) -> None:
+    """What a release to come does is found out, whatever the names that it uses."""
+
+    def shouts(self: StreamWriter, chunk: bytes) -> None:
+        size = f"{len(chunk):X}\r\n".encode("ascii")
+        self._writelines((size, chunk, b"\r\n"))
+
+    async def script(request: web.Request, response: web.StreamResponse) -> None:
+        await writes(chunk(), chunk("x" * 90), DONE)(request, response)
+        kinds.append(type(request.writer))
+
+    kinds: list[type] = []
+    registry.open("r1")
+    size = f"{len(chunk('x' * 90)):x}"
+    with put_around("_write_chunked_payload", shouts):
+        got = await ask(await serve(Scene(script).app(registry)))
+
+    assert kinds == [ObservedWriter]
+    assert size != size.upper()
+    assert f"\r\n{size.upper()}\r\n".encode() in got
+
+
 async def test_who_asked_to_be_told_of_each_chunk_is_told(
     serve: Serve, registry: RolloutRegistry
 ) -> None:
@@ -297,12 +435,16 @@ async def test_who_asked_to_be_told_of_each_chunk_is_told(
     assert told[:2] == told[2:]
 
 
-def floods(count: int, written: list[bytes]) -> Script:
+FLOOD = 16_000_000
+SHORT, LONG = 1_800, 4_000
+
+
+def floods(written: list[bytes], size: int = SHORT) -> Script:
     """Make a script that writes more than any buffer on the way takes."""
 
     async def script(_request: web.Request, response: web.StreamResponse) -> None:
-        for number in range(count):
-            piece = chunk(f"{number} " + "x" * 4_000)
+        for number in range(FLOOD // size):
+            piece = chunk(f"{number} " + "x" * size)
             await response.write(piece)
             written.append(piece)
         await response.write(DONE)
@@ -319,12 +461,13 @@ async def is_held_up(written: list[bytes]) -> None:
         await asyncio.sleep(0.1)
 
 
+@pytest.mark.parametrize("size", [SHORT, LONG])
 async def test_a_slow_agent_holds_the_handler_up_and_gets_everything(
-    serve: Serve, registry: RolloutRegistry
+    serve: Serve, registry: RolloutRegistry, size: int
 ) -> None:
     """A write waits for an agent that does not read, and is told when it is through."""
     written: list[bytes] = []
-    scene = Scene(floods(4_000, written))
+    scene = Scene(floods(written, size))
     registry.open("r1")
     reader, writer = await connect(await serve(scene.app(registry)))
     await is_held_up(written)
@@ -335,9 +478,9 @@ async def test_a_slow_agent_holds_the_handler_up_and_gets_everything(
     answer = await reader.read()
     writer.close()
 
-    assert 0 < held_up_at < 4_000
+    assert 0 < held_up_at < FLOOD // size
     assert told_while_held_up == said_while_held_up
-    assert answer.count(b'data: {"choices"') == 4_000
+    assert answer.count(b'data: {"choices"') == FLOOD // size
     assert scene.meter_says() == scan_says_whole(written)
 
 
@@ -352,12 +495,13 @@ def scan_says_whole(written: list[bytes]) -> tuple[object, ...]:
     )
 
 
+@pytest.mark.parametrize("size", [SHORT, LONG])
 async def test_an_agent_that_leaves_a_waiting_write_is_cut(
-    serve: Serve, registry: RolloutRegistry, recorder: TelemetryRecorder
+    serve: Serve, registry: RolloutRegistry, recorder: TelemetryRecorder, size: int
 ) -> None:
     """The write raises what it raises, and its chunk is not told as written."""
     written: list[bytes] = []
-    scene = Scene(floods(4_000, written))
+    scene = Scene(floods(written, size))
     registry.open("r1")
     _, writer = await connect(await serve(scene.app(registry)))
     await is_held_up(written)
@@ -370,12 +514,13 @@ async def test_an_agent_that_leaves_a_waiting_write_is_cut(
     assert scene.meter_says() == scan_says_whole(written)
 
 
+@pytest.mark.parametrize("size", [SHORT, LONG])
 async def test_a_waiting_write_that_is_cancelled_is_not_told(
-    serve: Serve, registry: RolloutRegistry, recorder: TelemetryRecorder
+    serve: Serve, registry: RolloutRegistry, recorder: TelemetryRecorder, size: int
 ) -> None:
     """Cancellation passes, is no failure, and leaves what was counted as it was."""
     written: list[bytes] = []
-    scene = Scene(floods(4_000, written))
+    scene = Scene(floods(written, size))
     rollout = registry.open("r1")
     _, writer = await connect(await serve(scene.app(registry)))
     await is_held_up(written)

@@ -70,7 +70,10 @@ def without_times(record: ExchangeEnded) -> ExchangeEnded:
     waits = tuple(
         replace(wait, span_id=1, start_ns=0, end_ns=0) for wait in record.waits
     )
-    return replace(record, span_id=1, start_ns=0, end_ns=0, waits=waits)
+    facts = record.facts
+    if facts is not None:
+        facts = replace(facts, max_gap_s=0.0, time_to_first_chunk_s=None)
+    return replace(record, span_id=1, start_ns=0, end_ns=0, waits=waits, facts=facts)
 
 
 @pytest.mark.parametrize("answered", [None, ANSWER])
@@ -88,6 +91,95 @@ def test_an_exchange_without_trouble_has_the_same_record(
     assert short.outcome is ExchangeOutcome.OK
     assert without_times(short) == without_times(long)
     assert short.response == () if answered is None else short.response
+
+
+CHUNK = b'data: {"choices": [{"delta": {"content": "word"}}]}\n\n'
+USAGE = b'data: {"model": "m-2", "choices": [], "usage": {"completion_tokens": 4}}\n\n'
+KEEPALIVE, DONE = b": keepalive\n\n", b"data: [DONE]\n\n"
+FRAME = b'data: {"error": {"type": "overloaded_error"}}\n\n'
+STREAM = Request("POST", "/{id}/completions", "http", Dialect.CHAT_COMPLETIONS)
+
+
+def stream_of(
+    rollout: Rollout,
+    *written: bytes,
+    call: Call = call_upstream,
+    asked: dict[str, object] = BODY,
+    answered: dict[str, object] | None = None,
+) -> ExchangeEnded:
+    """Return the record of an exchange whose answer is an event stream."""
+    recorder = Recorder(9)
+    exchange = Exchange(rollout, STREAM, 5, lambda: True, recorder)
+    exchange.describe_request(asked)
+    call(exchange)
+    exchange.answer_began(200, event_stream=True)
+    for data in written:
+        exchange.answer_wrote(data)
+    if answered is not None:
+        exchange.describe_response(answered)
+    exchange.answer_ended()
+    exchange.handler_returned()
+    (record,) = recorder.take(2)
+    assert isinstance(record, ExchangeEnded)
+    assert record.start_ns <= record.end_ns
+    return record
+
+
+@pytest.mark.parametrize("answered", [None, ANSWER])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "written",
+    [
+        (CHUNK, CHUNK, DONE),
+        (CHUNK + CHUNK[:9], CHUNK[9:] + DONE),
+        (CHUNK, KEEPALIVE, CHUNK, USAGE, DONE),
+        (CHUNK, DONE, CHUNK),
+        (CHUNK, DONE.rstrip()),
+    ],
+)
+def test_a_stream_without_trouble_has_the_same_record(
+    registry: RolloutRegistry,
+    written: tuple[bytes, ...],
+    stream: bool,
+    answered: dict[str, object] | None,
+) -> None:
+    """What a good stream says of itself is what it says after a decision."""
+    rollout = registry.open("r1")
+    asked: dict[str, object] = BODY | {"stream": stream}
+
+    short = stream_of(rollout, *written, asked=asked, answered=answered)
+    long = stream_of(
+        rollout, *written, call=call_upstream_in_vain, asked=asked, answered=answered
+    )
+
+    assert short.outcome is ExchangeOutcome.OK
+    assert short.stream
+    assert short.facts is not None
+    assert short.facts.time_to_first_chunk_s is not None
+    assert without_times(short) == without_times(long)
+    assert bool(short.response) is (answered is not None or USAGE in written)
+
+
+@pytest.mark.parametrize(
+    ("written", "outcome"),
+    [
+        ((), ExchangeOutcome.NO_TERMINAL),
+        ((CHUNK, CHUNK), ExchangeOutcome.NO_TERMINAL),
+        ((DONE,), ExchangeOutcome.SILENT_EMPTY),
+        ((KEEPALIVE, DONE), ExchangeOutcome.SILENT_EMPTY),
+        ((CHUNK, FRAME, DONE), ExchangeOutcome.ERROR_FRAME),
+        ((CHUNK, DONE, FRAME.rstrip()), ExchangeOutcome.ERROR_FRAME),
+    ],
+)
+def test_a_stream_that_is_not_good_is_decided(
+    registry: RolloutRegistry, written: tuple[bytes, ...], outcome: ExchangeOutcome
+) -> None:
+    """Only a stream with a chunk, its terminal event and no error frame is good."""
+    record = stream_of(registry.open("r1"), *written)
+
+    assert record.outcome is outcome
+    assert record.failure is not None
+    assert record.facts is not None
 
 
 @pytest.mark.parametrize("ahead", [False, True])

@@ -106,6 +106,7 @@ def check(meter: StreamMeter, scanner: SseScanner) -> None:
         scanner.keepalives,
     )
     assert meter.response == scanner.response
+    assert meter.facts().chunks == scanner.chunks
 
 
 @given(st.binary(max_size=200), st.integers(0, 3))

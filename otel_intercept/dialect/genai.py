@@ -6,7 +6,7 @@ looks like a model name.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from math import isfinite
 from typing import Annotated, Final, TypeAlias
@@ -112,10 +112,7 @@ class ResponseFacts:
     def add(self, body: object) -> None:
         """Add a whole response body of any dialect. Never raises on JSON values."""
         fields = _mapping(body)
-        _add_model_and_usage(self._values, fields)
-        for index, reason in _finish_reasons(fields):
-            if index in self._reasons or len(self._reasons) < _MAX_REASONS:
-                self._reasons[index] = reason
+        self._add(fields, _finish_reasons(fields))
 
     def add_event(self, event: Mapping[str, object], grammar: StreamGrammar) -> None:
         """Add what one stream event's JSON data carries; most events carry nothing."""
@@ -125,10 +122,20 @@ class ResponseFacts:
             self.add({"usage": event.get("usage")})
             for part in ("message", "delta", "response"):
                 self.add(event.get(part))
-        elif grammar.choices and (
-            event.get("usage") is not None or _choice_reasons(event)
-        ):
-            self.add(event)
+        elif grammar.choices:
+            reasons = _choice_reasons(event)
+            if reasons:
+                self._add(event, reasons)
+            elif event.get("usage") is not None:
+                self.add(event)
+
+    def _add(
+        self, fields: Mapping[str, object], reasons: Iterable[tuple[int, str]]
+    ) -> None:
+        _add_model_and_usage(self._values, fields)
+        for index, reason in reasons:
+            if index in self._reasons or len(self._reasons) < _MAX_REASONS:
+                self._reasons[index] = reason
 
 
 class _Usual(msgspec.Struct, frozen=True, gc=False):

@@ -6,7 +6,6 @@ handler uses, so this is where "what the agent got" is true.
 
 import re
 from collections.abc import Callable
-from types import CodeType
 from typing import Final
 
 from aiohttp import ClientConnectionResetError, hdrs
@@ -14,6 +13,7 @@ from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 
 from otel_intercept.exchange import Exchange
+from otel_intercept.middleware.framing import FRAME, SMALL, is_as_known
 from otel_intercept.semconv import Phase
 from otel_intercept.shield import confess, shielded
 from otel_intercept.sse import Written
@@ -28,19 +28,6 @@ _JSON: Final = re.compile(r"application/(?:[\w.+-]+\+)?json\b", re.ASCII)
 PLAIN_JSON: Final = ("application/json; charset=utf-8", "application/json")
 _COMMENT: Final = b":"
 _DRAIN_LIMIT: Final = 0x10000
-_DEFAULTS: Final = {
-    name: value
-    for kind in reversed(StreamWriter.__mro__)
-    for name, value in vars(kind).items()
-    if not name.startswith("__") and (value is None or isinstance(value, int))
-}
-# Whatever aiohttp's `write` asks before it frames a chunk, and does after it.
-_KNOWN_NAMES: Final = frozenset(
-    ("_on_chunk_sent", "on_body_write", "isinstance", "memoryview", "nbytes", "len",
-     "cast", "_compress", "compress", "output_size", "length", "_headers_buf",
-     "_headers_written", "_send_headers_with_payload", "chunked", "_write",
-     "_write_chunked_payload", "buffer_size", "drain")
-)  # fmt: skip
 
 
 class ObservedWriter(StreamWriter):
@@ -112,14 +99,13 @@ class StreamingWriter(ObservedWriter):
     """An observed writer that is known to frame each chunk of an event stream as it is.
 
     aiohttp's `write` asks six questions of each chunk, and a coroutine around it costs
-    as much again. Here are the steps that are left when all answers are known.
+    as much again. Here are the steps that are left when all answers are known. With
+    them a chunk costs no more than it does unobserved.
 
     Attributes:
-        frame: aiohttp's way of writing one chunk.
         wrote: Takes in a chunk; tells whether an error frame has come.
     """
 
-    frame: Callable[[StreamWriter, Written], None]
     wrote: Callable[[bytes], bool]
 
     async def write(
@@ -130,14 +116,25 @@ class StreamingWriter(ObservedWriter):
         LIMIT: int = _DRAIN_LIMIT,  # noqa: N803 - aiohttp's name
     ) -> None:
         """Write a chunk, and report it."""
-        if type(chunk) is not bytes or not chunk or self.on_body_write is not None:
+        transport = self._protocol.transport
+        if (
+            type(chunk) is not bytes
+            or not 0 < len(chunk) < SMALL
+            or self.on_body_write is not None
+            or transport is None
+            or transport.is_closing()
+        ):
             await ObservedWriter.write(self, chunk, drain=drain, LIMIT=LIMIT)
             return
         # Calls of a method that stands on the object itself are slow.
-        frame, wrote = self.frame, self.wrote
+        wrote = self.wrote
         try:
-            frame(self, chunk)
-            if drain and self.buffer_size > LIMIT:
+            framed = FRAME % (len(chunk), chunk)
+            size = len(framed)
+            self.output_size += size
+            self.buffer_size = undrained = self.buffer_size + size
+            transport.write(framed)
+            if drain and undrained > LIMIT:
                 self.buffer_size = 0
                 await self.drain()
         except Exception as exc:
@@ -189,22 +186,12 @@ async def write_headers(
 
 @shielded
 def _settle(writer: ObservedWriter, meter: StreamMeter, *, frames: bool) -> None:
-    """Make an event stream's further chunks cheap to write and to report.
-
-    The short way is taken only while aiohttp's `write` does what it is known to: a
-    later release, or what others put in its place, uses other names.
-    """
-    code = getattr(StreamWriter.write, "__code__", None)
-    known = isinstance(code, CodeType) and _KNOWN_NAMES.issuperset(code.co_names)
-    short = frames and known and vars(writer).get("_on_chunk_sent") is None
-    # An object whose class has changed finds its attributes slowly, until it has a new
-    # dictionary; and what stands there is found sooner than what its class has.
-    looks = 0 if short else writer.looks - 1
-    writer.__dict__ = {**_DEFAULTS, **vars(writer), "looks": looks}
-    if short:
-        frame = StreamWriter._write_chunked_payload  # noqa: SLF001
-        vars(writer).update(frame=frame, wrote=meter.feed)
+    """Make an event stream's further chunks cheap to write and to report."""
+    if frames and is_as_known(writer):
+        vars(writer).update(wrote=meter.feed, looks=0)
         _turn(writer, StreamingWriter)
+    else:
+        writer.looks -= 1
 
 
 def _turn(writer: StreamWriter, kind: type[StreamWriter]) -> None:
