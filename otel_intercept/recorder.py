@@ -207,14 +207,6 @@ class Recorder(Waiting[SpanRecord]):
         else:
             self._drop(exchange)
 
-    def pass_by(self, exchange: ExchangeEnded) -> None:
-        """Count an ended exchange that need not wait here, since it was sent at once.
-
-        O(1); takes no lock, never blocks, never raises.
-        """
-        if self._spans and exchange.rollout.sampled:
-            self._ended += 1
-
     def settle(self, *, exported: int = 0, failed: int = 0, dropped: int = 0) -> None:
         """Count what became of records that were taken."""
         self._exported += exported

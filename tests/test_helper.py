@@ -12,18 +12,16 @@ from dataclasses import dataclass, field
 import pytest
 
 from otel_intercept.process.framing import Frame, Framer, FrameReader, Kind
-from otel_intercept.process.messages import (
+from otel_intercept.process.messages import SpanRecord, to_ref, to_wire
+from otel_intercept.process.orders import (
     Configure,
     Fates,
     Flush,
     Flushed,
     Logged,
-    SpanRecord,
     decode_fates,
     decode_flushed,
     decode_logged,
-    to_ref,
-    to_wire,
 )
 from otel_intercept.sdk.answers import Answers, LogRelay
 from otel_intercept.sdk.helper import Helper

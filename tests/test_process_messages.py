@@ -15,22 +15,27 @@ from otel_intercept.process.framing import (
     FrameReader,
     Kind,
     OutOfStepError,
+    Run,
 )
 from otel_intercept.process.messages import (
+    MAX_NUMBERS,
+    Common,
     Done,
     Ended,
     Resumed,
     Seen,
     SpanRecord,
-    Totals,
     WireRef,
     WireRequest,
     decode_started,
     from_ref,
     to_begun,
+    to_common,
+    to_done,
     to_ref,
     to_wire,
 )
+from otel_intercept.process.orders import Totals
 from otel_intercept.record import (
     AttributeValue,
     ExchangeEnded,
@@ -129,14 +134,14 @@ def recorder() -> MirrorRecorder:
     return MirrorRecorder(1000, spans=True)
 
 
-def frame_of(kind: Kind, message: object, *, counts: bool = False) -> Frame:
+def frame_of(kind: Kind, message: object, *, counts: bool = False) -> Run:
     """Return a message as the other side reads it."""
     data = Framer().frame(kind, message, counts=counts)
-    (frame,) = FrameReader().feed(data)
-    return frame
+    (run,) = FrameReader().feed_runs(data)
+    return run
 
 
-def tell(record: SpanRecord, *, in_full: bool = True) -> Frame:
+def tell(record: SpanRecord, *, in_full: bool = True) -> Run:
     """Return a record as the other side reads it."""
     wire = to_ref(record.rollout)
     kind, message = to_wire(record, wire if in_full else wire.span_id)
@@ -159,7 +164,6 @@ def test_every_record_survives_the_way(record: SpanRecord) -> None:
         (WireRef, RolloutRef),
         (WireRequest, Request),
         (Ended, RolloutEnded),
-        (Done, ExchangeEnded),
         (Seen, FailureSeen),
     ],
 )
@@ -169,6 +173,14 @@ def test_no_field_is_forgotten(
 ) -> None:
     """The travelling forms have the fields of the records, in the same order."""
     assert wire._fields == record.__struct_fields__
+
+
+def test_an_exchange_travels_in_two_parts_that_are_the_whole() -> None:
+    """What is common and what is not are the fields of the record, in their order."""
+    fields = (*Done._fields[:5], *Common._fields, *Done._fields[6:])
+
+    assert fields == ExchangeEnded.__struct_fields__
+    assert Done._fields[5] == "common"
 
 
 @given(RECORDS, st.lists(st.integers(1, 40), min_size=1, max_size=5))
@@ -187,7 +199,28 @@ def test_frames_are_found_however_they_are_cut(
         frames.extend(reader.feed(data[at : at + size]))
         at += size
 
-    assert frames == [frame_of(kind, message)] * 3
+    (payload,) = frame_of(kind, message).payloads
+    assert frames == [Frame(kind, False, payload)] * 3
+
+
+def test_frames_of_a_kind_come_as_a_run_in_their_order() -> None:
+    """A run ends where the kind or the flag changes, and at what is no frame."""
+    framer = Framer()
+    frames = [(Kind.FLUSH, 1, False), (Kind.FLUSH, 2, False), (Kind.FLUSH, 3, True)]
+    frames += [(Kind.TOTALS, 4, True), (Kind.FLUSH, 5, False)]
+    data = b"".join(framer.frame(kind, n, counts=c) for kind, n, c in frames)
+    reader = FrameReader()
+
+    runs = list(reader.feed_runs(data))
+    with pytest.raises(OutOfStepError):
+        next(reader.feed_runs(b"\xff" * 9))
+
+    assert runs == [
+        Run(Kind.FLUSH, False, [b"\1", b"\2"]),
+        Run(Kind.FLUSH, True, [b"\3"]),
+        Run(Kind.TOTALS, True, [b"\4"]),
+        Run(Kind.FLUSH, False, [b"\5"]),
+    ]
 
 
 def test_a_frame_beyond_all_bounds_ends_the_stream() -> None:
@@ -205,7 +238,7 @@ def test_noise_is_counted_and_breaks_nothing(
     """A frame that says nothing sensible counts as one dropped record, if as any."""
     taker = recorder()
 
-    taken = BlackBox(taker).take(Frame(kind, counts, payload))
+    taken = BlackBox(taker).take(Run(kind, counts, [payload]))
 
     balance = taker.balance()
     assert balance.ended == balance.dropped + balance.queued
@@ -219,13 +252,13 @@ def test_a_record_that_is_broken_on_the_way_is_dropped() -> None:
     box = BlackBox(taker)
     good = tell(exchange())
 
-    broken = good.payload.replace(b"\xa2ok", b"\xa2no")
-    box.take(Frame(good.kind, good.counts, broken))
-    box.take(Frame(good.kind, good.counts, good.payload[:-1]))
-    box.take(tell(exchange(), in_full=False))
-    box.take(good)
+    (payload,) = good.payloads
+    unknown = tell(exchange(), in_full=False).payloads[0]
+    broken = payload.replace(b"\xa2ok", b"\xa2no")
+    payloads = [broken, payload[:-1], unknown, payload]
+    box.take(Run(good.kind, good.counts, payloads))
 
-    assert broken != good.payload
+    assert broken != payload
     assert taker.balance() == Balance(4, 4, 0, 0, 0, 3, 1)
 
 
@@ -318,7 +351,7 @@ def test_ids_keep_all_their_bits() -> None:
         )
         frame = tell(RolloutStarted(ref, 2**64 - 1))
 
-        assert from_ref(decode_started(frame.payload).rollout) == ref
+        assert from_ref(decode_started(frame.payloads[0]).rollout) == ref
 
 
 def test_kinds_of_both_directions_are_told_apart() -> None:
@@ -326,5 +359,21 @@ def test_kinds_of_both_directions_are_told_apart() -> None:
     box = BlackBox(recorder())
     kinds = (Kind.DECLARE, Kind.FLUSH, Kind.SHUTDOWN, *(k for k in Kind if k >= 32))
 
-    assert not any(box.take(Frame(kind, False, b"")) for kind in kinds)
+    assert not any(box.take(Run(kind, False, [b""])) for kind in kinds)
     assert len({kind.value for kind in Kind}) == len(Kind)
+
+
+def test_a_helper_keeps_no_more_kinds_in_mind_than_there_are_numbers() -> None:
+    """A number beyond the bound is not taken, and what is named by it is dropped."""
+    taker = recorder()
+    box = BlackBox(taker)
+    record = exchange()
+    ref, common = to_ref(record.rollout), to_common(record)
+
+    for number in (MAX_NUMBERS - 1, MAX_NUMBERS, -1):
+        box.take(frame_of(Kind.COMMON, (number, common)))
+        done = to_done(record, ref, number)
+        box.take(frame_of(Kind.EXCHANGE_ENDED, done, counts=True))
+
+    assert taker.take(4) == [record]
+    assert taker.malformed == 2

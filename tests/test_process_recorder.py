@@ -23,7 +23,8 @@ from otel_intercept.errors import ConfigurationError
 from otel_intercept.process.back_off import BackOff
 from otel_intercept.process.child import Child
 from otel_intercept.process.framing import Framer, Kind
-from otel_intercept.process.messages import Configure, to_ref, to_wire
+from otel_intercept.process.messages import to_ref, to_wire
+from otel_intercept.process.orders import Configure
 from otel_intercept.process.recorder import ProcessRecorder
 from otel_intercept.sdk import configure
 from otel_intercept.semconv import Dialect

@@ -8,12 +8,13 @@ from typing import Final
 
 from otel_intercept.exchange import Exchange
 from otel_intercept.process.framing import Kind
-from otel_intercept.process.messages import Fates, SpanRecord, Totals
+from otel_intercept.process.messages import SpanRecord
 from otel_intercept.process.open_work import YOUNG_NS, OpenRollout, OpenWork
+from otel_intercept.process.orders import Fates, Totals
 from otel_intercept.process.outlet import Outlet
 from otel_intercept.process.sender import RECORDS, Sender
 from otel_intercept.record import ExchangeEnded, ExchangeRejected, Record
-from otel_intercept.recorder import Balance, CounterKey, Recorder
+from otel_intercept.recorder import CounterKey, Recorder
 from otel_intercept.translate.complaints import Complaints
 
 _AT_ONCE: Final = 8
@@ -24,8 +25,10 @@ _NOTHING: Final = Fates(0, 0, 0, 0)
 _logger: Final = logging.getLogger("otel_intercept.process")
 
 
-class Channel:
+class Channel(Recorder):
     """Sends records to the helper that lives now, in the order in which they were put.
+
+    They wait here only while they cannot be sent.
 
     ``begin`` and ``put`` belong to the event loop's thread, the rest to the keeper's.
     Whoever holds the lock may write. The event loop only tries it, and leaves what it
@@ -33,20 +36,22 @@ class Channel:
     is congested, the keeper alone sends.
 
     Args:
-        recorder: Where records wait, and where their fate is counted.
-        limit: Most open things that may wait to be told.
+        queue_size: Most records, and most open things, that may wait to be told.
+        spans: Whether records become spans.
         wake: Called when the keeper has to take over. Must not block or raise.
     """
 
     def __init__(
-        self, recorder: Recorder, *, limit: int, wake: Callable[[], None]
+        self, queue_size: int, *, spans: bool, wake: Callable[[], None]
     ) -> None:
-        self._recorder = recorder
-        recorder.on_drop = self._dropped
-        self._limit = limit
+        super().__init__(queue_size, spans=spans)
+        self.on_drop = self._note_drop
+        self._limit = queue_size
         self._wake = wake
-        self._work = OpenWork(limit)
-        self._sender = Sender(recorder, self._work)
+        self._work = OpenWork(queue_size)
+        self._sender = Sender(self, self._work)
+        # Found here, and not two steps away, for each exchange that begins.
+        self._young = self._work.young
         self._way = threading.Lock()
         # Taken from where it waited, and not accepted by the pipe yet.
         self._current: SpanRecord | OpenRollout | Exchange | None = None
@@ -80,27 +85,34 @@ class Channel:
 
         O(1), takes no lock, never blocks, never raises.
         """
-        self._recorder.begin(sampled)
+        # What `Recorder.begin` does: a call would take longer.
+        if sampled and self._spans:
+            self._started += 1
         if exchange is not None:
-            self._work.young[exchange.span_id] = exchange
+            self._young[exchange.span_id] = exchange
 
     def put(self, record: Record) -> None:
         """Send an ended record, or queue it. O(1), never blocks, never raises."""
         if isinstance(record, ExchangeEnded):
             self.put_exchange(record)
+        elif isinstance(record, ExchangeRejected):
+            super().put(record)
         else:
             self._put_in_line(record)
 
     def put_exchange(self, exchange: ExchangeEnded) -> None:
         """Send an ended exchange, as `put` does: this is the hot path."""
-        if self.congested or self._behind or not self._way.acquire(blocking=False):
+        # By its name the argument of `acquire` takes four times as long.
+        if self.congested or self._behind or not self._way.acquire(False):  # noqa: FBT003
             self._put_in_line(exchange)
             return
         try:
-            outlet = self._sender.outlet
-            rollout = self._work.exchange_ends(exchange)
-            self._recorder.pass_by(exchange)
-            if not self._sender.send_exchange(exchange, rollout):
+            counts = self._spans and exchange.rollout.sampled
+            if counts:
+                self._ended += 1
+            sender = self._sender
+            outlet = sender.outlet
+            if not sender.send_exchange(exchange, counts):
                 self._current = exchange
                 self.congested = True
             elif outlet is None or outlet.blocked:
@@ -111,10 +123,6 @@ class Channel:
             self._way.release()
         if self.congested:
             self._wake()
-
-    def balance(self) -> Balance:
-        """Return what became of every record so far."""
-        return self._recorder.balance()
 
     def allow(self, keys: frozenset[str]) -> None:
         """Have the helper let these attribute keys out, before what is put next."""
@@ -138,7 +146,7 @@ class Channel:
             sent, self._sender.sent = self._sender.sent, 0
         lost = max(sent - sum(self._settled[:3]), 0)
         self._settled = _NOTHING
-        self._recorder.settle(failed=lost)
+        self.settle(failed=lost)
         self._settle_unsendable()
         return lost
 
@@ -170,7 +178,7 @@ class Channel:
     def tell_totals(self) -> bool:
         """Tell what this helper could not know, if it has changed; False: later."""
         self._settle_unsendable()
-        balance, tally = self._recorder.balance(), dict(self._recorder.tally())
+        balance, tally = self.balance(), dict(self.tally())
         totals = Totals(
             balance.exported - self._settled.exported,
             balance.failed - self._settled.failed,
@@ -190,10 +198,10 @@ class Channel:
         self._totals, self._tally_told = totals, tally
         return True
 
-    def settle(self, fates: Fates) -> None:
+    def hear(self, fates: Fates) -> None:
         """Count what this helper says has become of its records."""
         before, self._settled = self._settled, fates
-        self._recorder.settle(
+        self.settle(
             exported=fates.exported - before.exported,
             failed=fates.failed - before.failed,
             dropped=fates.dropped - before.dropped,
@@ -204,24 +212,23 @@ class Channel:
         self._abandoned = True
         self._sender.outlet = None
         self.congested = True
-        self._recorder.close()
+        self.close()
 
-    def _put_in_line(self, record: Record) -> None:
-        recorder = self._recorder
-        if isinstance(record, ExchangeRejected):
-            recorder.put(record)
-            return
+    def _put_in_line(self, record: SpanRecord) -> None:
         self._work.record_comes(record)
         self._behind = True
-        recorder.put(record)
+        if isinstance(record, ExchangeEnded):
+            super().put_exchange(record)
+        else:
+            super().put(record)
         if not self.congested:
             self._pump()
-            self._behind = len(recorder) > 0
+            self._behind = len(self) > 0
         self._work.record_is_through(record)
 
     def _pump(self) -> None:
         """Send what waits, unless another thread does; it looks again afterwards."""
-        while not self.congested and len(self._recorder):
+        while not self.congested and len(self):
             if not self._way.acquire(blocking=False):
                 return
             try:
@@ -251,10 +258,10 @@ class Channel:
             self._current = None
             if outlet.blocked:
                 return False
-        return not (len(self._recorder) or self._work.untold)
+        return not (len(self) or self._work.untold)
 
     def _next(self) -> SpanRecord | OpenRollout | Exchange | None:
-        for record in self._recorder.take(1):
+        for record in self.take(1):
             if isinstance(record, RECORDS):
                 return record
         return self._work.untold.popleft() if self._work.untold else None
@@ -274,9 +281,9 @@ class Channel:
         # Counted by whoever sends, settled by one thread alone.
         number = self._sender.unsendable - self._unsendable
         self._unsendable += number
-        self._recorder.settle(dropped=number)
+        self.settle(dropped=number)
 
-    def _dropped(self, record: Record) -> None:
+    def _note_drop(self, record: Record) -> None:
         if not (self.congested and isinstance(record, RECORDS)):
             return
         if self._abandoned:

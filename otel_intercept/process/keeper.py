@@ -15,7 +15,7 @@ from otel_intercept.process.back_off import BackOff, Pauses
 from otel_intercept.process.channel import Channel
 from otel_intercept.process.child import Child
 from otel_intercept.process.framing import Frame, Framer, Kind
-from otel_intercept.process.messages import (
+from otel_intercept.process.orders import (
     Configure,
     Flush,
     decode_fates,
@@ -195,7 +195,7 @@ class Keeper:
                     self._refused = True
                 case Kind.FATES:
                     fates = decode_fates(frame.payload)
-                    channel.settle(fates)
+                    channel.hear(fates)
                     self.held_back = fates.held_back
                 case Kind.FLUSHED:
                     number, confirmed = decode_flushed(frame.payload)

@@ -1,11 +1,13 @@
-"""What server and helper tell each other, and how records look on the way.
+"""How records look on their way from the server to the helper.
 
-A rollout is told once and named by the span id of its root after that. Ids of 128 bits
-travel as bytes. Decoding checks every type and every closed value: what does not fit
+A rollout is told once and named by the span id of its root after that. What exchanges
+have in common is told once as well, and named by a number. Ids of 128 bits travel as
+bytes. Decoding checks every type and every closed value: what does not fit
 raises ``msgspec.DecodeError``.
 """
 
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Annotated, Final, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec.structs import astuple
@@ -14,7 +16,6 @@ from otel_intercept.failure import Failure
 from otel_intercept.process.framing import Kind
 from otel_intercept.record import (
     Attributes,
-    AttributeValue,
     ExchangeEnded,
     FailureSeen,
     Request,
@@ -30,7 +31,14 @@ from otel_intercept.semconv import Dialect, ExchangeOutcome, RolloutOutcome
 SpanRecord: TypeAlias = RolloutStarted | RolloutEnded | ExchangeEnded | FailureSeen
 WireLink: TypeAlias = tuple[bytes, int]
 
+MAX_NUMBERS: Final = 256
+"""How many kinds of exchanges a helper keeps in mind."""
+
 _TRACE_BYTES: Final = 16
+_ARRAY: Final = b"\xdd"
+"""What MessagePack has before the length of an array, in 4 bytes, and its items."""
+
+_TAKEN_FOR_GRANTED: Final = (None, None, None, False)
 
 
 class WireRef(NamedTuple):
@@ -47,6 +55,7 @@ class WireRef(NamedTuple):
 
 
 WireRollout: TypeAlias = int | WireRef
+Shared: TypeAlias = tuple[Request, RequestFacts, bool, int | None, ExchangeOutcome]
 
 
 class Started(NamedTuple):
@@ -97,25 +106,38 @@ class Begun(NamedTuple):
     request: WireRequest
 
 
+class Common(NamedTuple):
+    """What an exchange that ended has in common with others of its kind."""
+
+    request: WireRequest
+    asked: RequestFacts
+    stream: bool
+    status: int | None
+    outcome: ExchangeOutcome
+
+
+class Numbered(NamedTuple):
+    """What is meant by a number from now on."""
+
+    number: Annotated[int, msgspec.Meta(ge=0, lt=MAX_NUMBERS)]
+    common: Common
+
+
 class Done(NamedTuple):
-    """An exchange ended; the fields of `ExchangeEnded`."""
+    """An exchange ended; the fields of `ExchangeEnded`, some of them as `Common`."""
 
     rollout: WireRollout
     span_id: int
     exchange_index: int
     start_ns: int
     end_ns: int
-    request: WireRequest
-    asked: RequestFacts
-    stream: bool
-    status: int | None
-    outcome: ExchangeOutcome
+    common: int | Common
     response: Attributes
     waits: tuple[UpstreamWait, ...]
-    facts: StreamFacts | None
-    failure: Failure | None
-    failure_ns: int | None
-    replayed: bool
+    facts: StreamFacts | None = None
+    failure: Failure | None = None
+    failure_ns: int | None = None
+    replayed: bool = False
 
 
 class Seen(NamedTuple):
@@ -128,83 +150,24 @@ class Seen(NamedTuple):
     exchange_span_id: int | None
 
 
-class Totals(NamedTuple):
-    """What the server knows of records that this helper never got.
-
-    Args:
-        exported: Records that earlier helpers exported.
-        failed: Records that earlier helpers lost.
-        dropped: Records that earlier helpers, or the server, dropped.
-        tally: What each counter missed: name, label values, number. Only grows.
-        gone: Span ids of roots and exchanges whose end was dropped.
-    """
-
-    exported: int
-    failed: int
-    dropped: int
-    tally: tuple[tuple[str, tuple[str | bool, ...], int], ...]
-    gone: tuple[int, ...]
-
-
-class Configure(NamedTuple):
-    """How the helper has to export.
-
-    Args:
-        environ: The variables of OpenTelemetry and of our own.
-        process: Variables that libraries read from the process: proxies and TLS.
-        resource: The attributes of the server's resource.
-    """
-
-    environ: dict[str, str]
-    process: dict[str, str]
-    resource: dict[str, AttributeValue]
-
-
-class Flush(NamedTuple):
-    """Export all that came before."""
-
-    number: int
-    timeout_s: float
-
-
-class Fates(NamedTuple):
-    """What became of the records that this helper got, as far as it is settled."""
-
-    exported: int
-    failed: int
-    dropped: int
-    held_back: int
-
-
-class Flushed(NamedTuple):
-    """A flush has ended, well or not."""
-
-    number: int
-    confirmed: bool
-
-
-class Logged(NamedTuple):
-    """A line for the server's log: a constant text with safe facts."""
-
-    logger: str
-    level: int
-    text: str
-
-
-decode_configure = msgspec.msgpack.Decoder(Configure).decode
 decode_started = msgspec.msgpack.Decoder(Started).decode
 decode_resumed = msgspec.msgpack.Decoder(Resumed).decode
 decode_ended = msgspec.msgpack.Decoder(Ended).decode
 decode_begun = msgspec.msgpack.Decoder(Begun).decode
+decode_numbered = msgspec.msgpack.Decoder(Numbered).decode
 decode_done = msgspec.msgpack.Decoder(Done).decode
+_decode_dones = msgspec.msgpack.Decoder(list[Done]).decode
 decode_seen = msgspec.msgpack.Decoder(Seen).decode
-decode_totals = msgspec.msgpack.Decoder(Totals).decode
-decode_keys = msgspec.msgpack.Decoder(tuple[str, ...]).decode
-decode_flush = msgspec.msgpack.Decoder(Flush).decode
-decode_seconds = msgspec.msgpack.Decoder(float).decode
-decode_fates = msgspec.msgpack.Decoder(Fates).decode
-decode_flushed = msgspec.msgpack.Decoder(Flushed).decode
-decode_logged = msgspec.msgpack.Decoder(Logged).decode
+
+
+def decode_dones(payloads: Sequence[bytes]) -> list[Done]:
+    """Decode exchanges that ended one after the other, in one go.
+
+    Raises:
+        msgspec.DecodeError: One of them makes no sense.
+    """
+    head = _ARRAY + len(payloads).to_bytes(4)
+    return _decode_dones(head + b"".join(payloads))
 
 
 def to_link(link: tuple[int, int] | None) -> WireLink | None:
@@ -265,7 +228,7 @@ def to_wire(
     Plain tuples in the order of the fields, since making the named ones costs more.
     """
     if isinstance(record, ExchangeEnded):
-        return Kind.EXCHANGE_ENDED, to_done(record, rollout)
+        return Kind.EXCHANGE_ENDED, to_done(record, rollout, to_common(record))
     message = (rollout, *astuple(record)[1:])
     if isinstance(record, RolloutStarted):
         return Kind.ROLLOUT_STARTED, message
@@ -274,27 +237,30 @@ def to_wire(
     return Kind.FAILURE_SEEN, message
 
 
-def to_done(record: ExchangeEnded, rollout: WireRollout) -> tuple[object, ...]:
+def to_common(
+    record: ExchangeEnded,
+) -> tuple[Request | WireRequest, RequestFacts, bool, int | None, ExchangeOutcome]:
+    """Return what an exchange has in common with others, as it travels."""
+    request = to_request(record.request)
+    return request, record.asked, record.stream, record.status, record.outcome
+
+
+def to_done(
+    record: ExchangeEnded, rollout: WireRollout, common: object
+) -> tuple[object, ...]:
     """Return an ended exchange as it travels."""
-    request = record.request
-    return (
+    done = (
         rollout,
         record.span_id,
         record.exchange_index,
         record.start_ns,
         record.end_ns,
-        request if request.link is None else to_request(request),
-        record.asked,
-        record.stream,
-        record.status,
-        record.outcome,
+        common,
         record.response,
         record.waits,
-        record.facts,
-        record.failure,
-        record.failure_ns,
-        record.replayed,
     )
+    rest = (record.facts, record.failure, record.failure_ns, record.replayed)
+    return done if rest == _TAKEN_FOR_GRANTED else done + rest
 
 
 def to_begun(
@@ -304,15 +270,21 @@ def to_begun(
     return (rollout, span_id, index, start_ns, to_request(request))
 
 
-def from_done(done: Done, rollout: RolloutRef) -> ExchangeEnded:
+def from_common(common: Common) -> Shared:
+    """Undo `to_common`."""
+    return from_request(common.request), *common[1:]
+
+
+def from_done(done: Done, rollout: RolloutRef, shared: Shared) -> ExchangeEnded:
     """Return the exchange that was told."""
     (
-        _, span_id, index, start_ns, end_ns, request, asked, stream, status, outcome,
-        response, waits, facts, failure, failure_ns, replayed,
+        _, span_id, index, start_ns, end_ns, _, response, waits, facts, failure,
+        failure_ns, replayed,
     ) = done  # fmt: skip
+    request, asked, stream, status, outcome = shared
     return ExchangeEnded(
-        rollout, span_id, index, start_ns, end_ns, from_request(request), asked,
-        stream, status, outcome, response, waits, facts, failure, failure_ns, replayed,
+        rollout, span_id, index, start_ns, end_ns, request, asked, stream, status,
+        outcome, response, waits, facts, failure, failure_ns, replayed,
     )  # fmt: skip
 
 

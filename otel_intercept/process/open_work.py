@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from otel_intercept.exchange import Exchange
 from otel_intercept.failure import Failure
@@ -16,6 +16,9 @@ from otel_intercept.record import (
     RolloutStarted,
 )
 
+if TYPE_CHECKING:
+    from otel_intercept.process.outlet import Outlet
+
 YOUNG_NS: Final = 100_000_000
 """How long an exchange runs before a helper is told of it: most are over sooner."""
 
@@ -25,17 +28,17 @@ _MAX_GONE: Final = 4096
 class OpenRollout:
     """A rollout that has not ended, and what its records have shown so far.
 
-    ``life`` is the number of the helper that was told of it, 0 for none.
+    ``told`` is the pipe to the helper that was told of it, or None.
     """
 
-    __slots__ = ("ended", "exchanges", "failure", "failures", "life", "ref")
+    __slots__ = ("ended", "exchanges", "failure", "failures", "ref", "told")
 
     def __init__(self, ref: RolloutRef) -> None:
         self.ref = ref
         self.exchanges = 0
         self.failures = 0
         self.failure: Failure | None = None
-        self.life = 0
+        self.told: Outlet | None = None
         self.ended = False
 
     def resumed(self) -> Resumed:
@@ -57,8 +60,9 @@ class OpenWork:
     happens.
 
     Args:
-        limit: Most things that may wait to be told. Beyond, they are not told: should
-            the server die, the helper cannot end them.
+        limit: Most things that may wait to be told, of each kind. Beyond, they are not
+            told: should the server die, the helper cannot end what it does not know of,
+            and ends what it does not know to be over.
     """
 
     __slots__ = ("_limit", "gone", "rollouts", "told", "untold", "young")
@@ -69,7 +73,7 @@ class OpenWork:
         self.young: dict[int, Exchange] = {}
         self.told: dict[int, Exchange] = {}
         self.untold: deque[OpenRollout | Exchange] = deque()
-        self.gone: deque[int] = deque()
+        self.gone: deque[int] = deque(maxlen=limit)
 
     def exchange_ends(self, record: ExchangeEnded) -> OpenRollout | None:
         """Note the end of an exchange, before it can be sent; return its rollout."""
@@ -107,7 +111,9 @@ class OpenWork:
         """Have the helper told in another way what a record would have said."""
         root = record.rollout.span_id
         if isinstance(record, ExchangeEnded):
-            self.gone.append(record.span_id)
+            # A younger one was told to nobody; half, as two clocks may not agree.
+            if record.end_ns - record.start_ns >= YOUNG_NS // 2:
+                self.gone.append(record.span_id)
         elif isinstance(record, RolloutEnded):
             self.gone.append(root)
         elif isinstance(record, RolloutStarted) and len(self.untold) < self._limit:

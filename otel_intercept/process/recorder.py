@@ -8,9 +8,8 @@ from otel_intercept.process.back_off import BackOff
 from otel_intercept.process.channel import Channel
 from otel_intercept.process.framing import Kind
 from otel_intercept.process.keeper import Keeper
-from otel_intercept.process.messages import Configure
+from otel_intercept.process.orders import Configure
 from otel_intercept.process.wake import Wake
-from otel_intercept.recorder import Recorder
 from otel_intercept.settings import Settings
 from otel_intercept.translate.guard import Guard
 from otel_intercept.translate.sampling import is_sampled
@@ -50,10 +49,9 @@ class ProcessRecorder:
         self._sampler = settings.sampler
         self._spans = spans
         self._guard = Guard()
-        self._recorder = Recorder(settings.queue_size, spans=spans)
         wake = Wake()
         self._keeper = Keeper(configuration, back_off or BackOff(), wake)
-        self.intake = Channel(self._recorder, limit=settings.queue_size, wake=wake.set)
+        self.intake = Channel(settings.queue_size, spans=spans, wake=wake.set)
         self._is_forked = False
         self._is_shut_down = False
         self._keeper.start(self.intake)
@@ -89,7 +87,7 @@ class ProcessRecorder:
         self._is_shut_down = True
         self._keeper.ask(Kind.SHUTDOWN, timeout_s)
         self._keeper.stop()
-        self._recorder.close()
+        self.intake.close()
 
     @property
     def held_back(self) -> int:
@@ -108,7 +106,7 @@ class ProcessRecorder:
         self._keeper.disown()
 
     def _lost(self) -> int:
-        balance = self._recorder.balance()
+        balance = self.intake.balance()
         return balance.failed + balance.dropped
 
 

@@ -1,9 +1,11 @@
 """Say records, and what is open, to the helper that lives now."""
 
 import logging
+from functools import partial
 from typing import Final
 
 from otel_intercept.exchange import Exchange
+from otel_intercept.process.commons import Commons
 from otel_intercept.process.framing import Framer, Kind
 from otel_intercept.process.messages import (
     SpanRecord,
@@ -54,9 +56,14 @@ class Sender:
         self._recorder = recorder
         self._spans = recorder.has_spans
         self._work = work
+        self._rollouts = work.rollouts
+        self._young = work.young
         self._framer = Framer()
+        self._encode = self._framer.encode
+        self._heads = self._framer.heads(_EXCHANGE_ENDED, counts=True)
+        self._other_heads = self._framer.heads(_EXCHANGE_ENDED, counts=False)
         self._complaints = Complaints(_logger)
-        self._life = 0
+        self._commons = Commons(partial(self.send, Kind.COMMON))
         self._keys: tuple[str, ...] = ()
         self.outlet: Outlet | None = None
         self.sent = 0
@@ -66,7 +73,7 @@ class Sender:
         """Begin with a new helper, which knows nothing."""
         self.outlet = outlet
         self.sent = 0
-        self._life += 1
+        self._commons.start_again()
         self._keys = ()
 
     def send_keys(self, keys: tuple[str, ...]) -> bool:
@@ -77,35 +84,76 @@ class Sender:
             self._keys = keys
         return True
 
-    def send_exchange(self, record: ExchangeEnded, rollout: OpenRollout | None) -> bool:
-        """Send an ended exchange, as `send_record` does: this is the hot path.
+    def send_exchange(self, record: ExchangeEnded, counts: bool) -> bool:  # noqa: FBT001 - the hot path is positional
+        """Note and send an ended exchange, as `send_record` does: the hot path.
+
+        Nearly all are plain ones, like the one before, of a rollout that this helper
+        knows. They take no call that can be done without.
 
         Args:
             record: The exchange.
-            rollout: Its rollout, if that is open.
+            counts: Whether it counts in the balance.
         """
-        ref = record.rollout
-        if rollout is not None and rollout.life == self._life:
-            message = to_done(record, ref.span_id)
-        else:
-            message = to_done(record, to_ref(ref))
-        return self.send(_EXCHANGE_ENDED, message, counts=self._spans and ref.sampled)
+        ref, outlet, alike = record.rollout, self.outlet, self._commons.last
+        rollout = self._rollouts.get(ref.span_id)
+        if (
+            outlet is None
+            or rollout is None
+            or rollout.told is not outlet
+            or alike.request is not record.request
+            or alike.asked is not record.asked
+            or alike.outcome is not record.outcome
+            or alike.status != record.status
+            or alike.stream is not record.stream
+            or record.facts is not None
+            or record.failure is not None
+            or record.replayed
+        ):
+            self._work.exchange_ends(record)
+            return self.send_record(record)
+        span_id, index = record.span_id, record.exchange_index
+        # What `OpenWork.exchange_ends` does.
+        if self._young.pop(span_id, None) is None:
+            self._work.told.pop(span_id, None)
+        if index >= rollout.exchanges:
+            rollout.exchanges = index + 1
+        # What `to_done` says.
+        message = (
+            ref.span_id,
+            span_id,
+            index,
+            record.start_ns,
+            record.end_ns,
+            alike.number,
+            record.response,
+            record.waits,
+        )
+        encode, heads = self._encode, self._heads if counts else self._other_heads
+        try:
+            data = encode(message)
+            frame = heads[len(data)] + data
+        except Exception:  # noqa: BLE001 - what is wrong is found out there
+            return self.send(_EXCHANGE_ENDED, message, counts=counts)
+        if not outlet.write(frame):
+            return False
+        if counts:
+            self.sent += 1
+        return True
 
     def send_record(self, record: SpanRecord) -> bool:
         """Send a record; its rollout in full where this helper does not know it."""
-        root = record.rollout.span_id
-        rollout = self._work.rollouts.get(root)
-        if isinstance(record, RolloutStarted):
-            wire: WireRollout = to_ref(record.rollout)
-        elif rollout is not None and rollout.life == self._life:
-            wire = root
-        else:
-            wire = to_ref(record.rollout)
-        kind, message = to_wire(record, wire)
-        if not self.send(kind, message, counts=self._recorder.has_span(record)):
+        rollout = self._work.rollouts.get(record.rollout.span_id)
+        starts = isinstance(record, RolloutStarted)
+        name = to_ref(record.rollout) if starts else self._name(record.rollout)
+        counts = self._recorder.has_span(record)
+        if isinstance(record, ExchangeEnded):
+            message: object = to_done(record, name, self._commons.of(record))
+            return self.send(_EXCHANGE_ENDED, message, counts=counts)
+        kind, message = to_wire(record, name)
+        if not self.send(kind, message, counts=counts):
             return False
-        if rollout is not None and isinstance(record, RolloutStarted):
-            rollout.life = self._life
+        if rollout is not None and starts:
+            rollout.told = self.outlet
         return True
 
     def send_open(self, item: OpenRollout | Exchange) -> bool:
@@ -115,9 +163,9 @@ class Sender:
         if isinstance(item, OpenRollout):
             sent = self.send(Kind.ROLLOUT_RESUMED, item.resumed())
             if sent:
-                item.life = self._life
+                item.told = self.outlet
             return sent
-        rollout = self._rollout_of(item.rollout.ref)
+        rollout = self._name(item.rollout.ref)
         return self.send(
             Kind.EXCHANGE_STARTED,
             to_begun(rollout, item.span_id, item.index, item.start_ns, item.request),
@@ -137,8 +185,9 @@ class Sender:
         self.sent += counts and sent
         return sent
 
-    def _rollout_of(self, ref: RolloutRef) -> WireRollout:
-        rollout = self._work.rollouts.get(ref.span_id)
-        if rollout is not None and rollout.life == self._life:
+    def _name(self, ref: RolloutRef) -> WireRollout:
+        """Return a rollout's number, or all of it where this helper knows none."""
+        rollout = self._rollouts.get(ref.span_id)
+        if rollout is not None and rollout.told is self.outlet:
             return ref.span_id
         return to_ref(ref)

@@ -8,7 +8,7 @@ import threading
 from typing import Final
 
 from otel_intercept.process.framing import Framer, Kind
-from otel_intercept.process.messages import Logged
+from otel_intercept.process.orders import Logged
 
 _PATIENCE_MS: Final = 1000
 _MAX_TEXT: Final = 512

@@ -1,27 +1,35 @@
 """Turn what a server tells into records, and end what was open when it has died."""
 
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 import msgspec
 
 from otel_intercept.failure import Failure
-from otel_intercept.process.framing import Frame, Kind
+from otel_intercept.process.framing import Kind, Run
 from otel_intercept.process.messages import (
     Begun,
+    Common,
+    Done,
+    Shared,
     WireRollout,
     decode_begun,
     decode_done,
+    decode_dones,
     decode_ended,
+    decode_numbered,
     decode_resumed,
     decode_seen,
     decode_started,
-    decode_totals,
+    from_common,
     from_done,
     from_ended,
     from_ref,
     from_request,
     from_seen,
 )
+from otel_intercept.process.orders import decode_totals
 from otel_intercept.record import (
     ExchangeEnded,
     FailureSeen,
@@ -38,7 +46,8 @@ _EXCHANGE_ENDED: Final = Kind.EXCHANGE_ENDED
 _TOLD: Final = frozenset(
     {
         Kind.ROLLOUT_STARTED, Kind.ROLLOUT_RESUMED, Kind.ROLLOUT_ENDED,
-        Kind.EXCHANGE_STARTED, Kind.EXCHANGE_ENDED, Kind.FAILURE_SEEN, Kind.TOTALS,
+        Kind.COMMON, Kind.EXCHANGE_STARTED, Kind.EXCHANGE_ENDED, Kind.FAILURE_SEEN,
+        Kind.TOTALS,
     }
 )  # fmt: skip
 
@@ -80,22 +89,24 @@ class BlackBox:
         self._recorder = recorder
         self._rollouts: dict[int, _OpenRollout] = {}
         self._exchanges: dict[int, _OpenExchange] = {}
+        # What exchanges have in common, by its number.
+        self._shared: dict[int, Shared] = {}
 
-    def take(self, frame: Frame) -> bool:
-        """Take a frame about records; False if it is about something else."""
-        kind = frame.kind
-        if kind not in _TOLD:
+    def take(self, run: Run) -> bool:
+        """Take frames about records; False if they are about something else."""
+        if run.kind not in _TOLD:
             return False
         with self._recorder.lock:
-            try:
-                # Nearly all are, so they are not asked what else they might be.
-                if kind == _EXCHANGE_ENDED:
-                    done = decode_done(frame.payload)
-                    self._put_exchange(from_done(done, self._ref(done.rollout)))
-                else:
-                    self._take(Kind(kind), frame.payload)
-            except (msgspec.DecodeError, LookupError):
-                self._recorder.malformed += frame.counts
+            # Nearly all are, so they are not asked what else they might be.
+            if run.kind == _EXCHANGE_ENDED:
+                self._take_ended(run)
+                return True
+            kind = Kind(run.kind)
+            for payload in run.payloads:
+                try:
+                    self._take(kind, payload)
+                except (msgspec.DecodeError, LookupError):
+                    self._recorder.malformed += run.counts
         return True
 
     def end_all(self, now_ns: int) -> tuple[int, int]:
@@ -125,10 +136,28 @@ class BlackBox:
                 )
             return len(rollouts), len(exchanges)
 
+    def _take_ended(self, run: Run) -> None:
+        try:
+            dones = decode_dones(run.payloads)
+        except msgspec.DecodeError:
+            # What makes no sense costs itself alone.
+            dones = list(_sensible(run.payloads))
+            self._recorder.malformed += run.counts * (len(run.payloads) - len(dones))
+        for done in dones:
+            try:
+                ref, shared = self._ref(done.rollout), self._share(done.common)
+            except LookupError:
+                self._recorder.malformed += run.counts
+            else:
+                self._put_exchange(from_done(done, ref, shared))
+
     def _take(self, kind: Kind, payload: bytes) -> None:
         match kind:
             case Kind.EXCHANGE_STARTED:
                 self._begin(decode_begun(payload))
+            case Kind.COMMON:
+                number, common = decode_numbered(payload)
+                self._shared[number] = from_common(common)
             case Kind.ROLLOUT_STARTED:
                 started = decode_started(payload)
                 ref = from_ref(started.rollout)
@@ -157,6 +186,12 @@ class BlackBox:
             return self._rollouts[rollout].ref
         return from_ref(rollout)
 
+    def _share(self, common: int | Common) -> Shared:
+        """Return what is shared. Raises KeyError when its number was never told."""
+        if isinstance(common, int):
+            return self._shared[common]
+        return from_common(common)
+
     def _open(self, ref: RolloutRef) -> _OpenRollout:
         self._close(ref.span_id)
         self._rollouts[ref.span_id] = rollout = _OpenRollout(ref)
@@ -182,7 +217,7 @@ class BlackBox:
             rollout.saw(record.exchange_index)
             if record.failure is not None and not record.replayed:
                 rollout.count(record.failure)
-        self._recorder.put(record)
+        self._recorder.put_exchange(record)
 
     def _put(self, record: RolloutStarted | RolloutEnded | FailureSeen) -> None:
         if isinstance(record, RolloutEnded):
@@ -212,6 +247,12 @@ class BlackBox:
     def _count_open(self, ref: RolloutRef, number: int) -> None:
         if self._recorder.has_spans and ref.sampled:
             self._recorder.open_spans += number
+
+
+def _sensible(payloads: Iterable[bytes]) -> Iterator[Done]:
+    for payload in payloads:
+        with contextlib.suppress(msgspec.DecodeError):
+            yield decode_done(payload)
 
 
 def _cancelled(exchange: _OpenExchange, now_ns: int) -> ExchangeEnded:

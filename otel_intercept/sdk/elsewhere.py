@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from otel_intercept.errors import ConfigurationError
-from otel_intercept.process.messages import Configure
+from otel_intercept.process.orders import Configure
 from otel_intercept.sdk.environment import FINGERPRINT_KEY, Environment, Outputs
 from otel_intercept.telemetry import Telemetry
 

@@ -8,7 +8,7 @@ from typing import Final
 from opentelemetry.sdk.resources import Resource
 
 from otel_intercept.errors import ConfigurationError
-from otel_intercept.process.messages import Configure, Fates
+from otel_intercept.process.orders import Configure, Fates
 from otel_intercept.sdk.black_box import BlackBox
 from otel_intercept.sdk.environment import read_environment
 from otel_intercept.sdk.export_logs import ExportLogs

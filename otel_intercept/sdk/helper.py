@@ -19,8 +19,8 @@ from typing import Final, NoReturn
 import msgspec
 
 from otel_intercept.errors import ConfigurationError
-from otel_intercept.process.framing import Frame, FrameReader, Kind, OutOfStepError
-from otel_intercept.process.messages import (
+from otel_intercept.process.framing import FrameReader, Kind, OutOfStepError, Run
+from otel_intercept.process.orders import (
     Fates,
     Flushed,
     decode_configure,
@@ -37,7 +37,7 @@ LAST_WORDS_S: Final = 5.0
 _WATCHDOG_S: Final = 2.0
 _READ_BYTES: Final = 1 << 20
 _TICK_S: Final = 0.25
-_NAP_S: Final = 0.01
+_NAP_S: Final = 0.025
 _DROWSY_S: Final = 1.0
 """Between two reads, and since the last frame until one may wake the helper: a write
 that wakes somebody takes the server 10 to 1000 times as long as one that does not."""
@@ -61,25 +61,26 @@ class Helper:
 
     def run(self) -> None:
         """Run until the end, which is also that of everything that exports here."""
-        frames = self._frames()
-        first = next(frames, None)
+        runs = self._runs()
+        first = next(runs, None)
         if first is None or first.kind != Kind.CONFIGURE:
             return
         try:
-            self._engine = engine = Engine(decode_configure(first.payload))
+            self._engine = engine = Engine(decode_configure(first.payloads[0]))
         except (ConfigurationError, msgspec.DecodeError):
             self._answers.send(Kind.REFUSED)
             return
         self._answers.send(Kind.READY)
         try:
             take = engine.take
-            for frame in frames:
-                if take(frame):
+            for run in runs:
+                if take(run):
                     continue
-                if frame.kind == Kind.SHUTDOWN:
-                    self._end(engine, _seconds_of(frame))
+                if run.kind == Kind.SHUTDOWN:
+                    self._end(engine, _seconds_of(run.payloads[0]))
                     return
-                self._take_other(engine, frame)
+                for payload in run.payloads:
+                    self._take_other(engine, run.kind, payload)
         except OutOfStepError:
             # The server lives; it will tell another helper what is open.
             pass
@@ -87,7 +88,7 @@ class Helper:
             engine.server_died()
         self._end(engine, LAST_WORDS_S)
 
-    def _frames(self) -> Iterator[Frame]:
+    def _runs(self) -> Iterator[Run]:
         """Yield what comes, until the pipe has ended or the server has died.
 
         Raises:
@@ -102,7 +103,7 @@ class Helper:
                 data = os.read(self._data_fd, _READ_BYTES)
                 if not data:
                     return
-                yield from self._reader.feed(data)
+                yield from self._reader.feed_runs(data)
                 heard_at = now
             elif os.getppid() != self._parent:
                 # Something that the server has started may still hold the pipe.
@@ -112,16 +113,16 @@ class Helper:
                 self._tell_fates()
             time.sleep(_NAP_S)
 
-    def _take_other(self, engine: Engine, frame: Frame) -> None:
+    def _take_other(self, engine: Engine, kind: int, payload: bytes) -> None:
         with contextlib.suppress(msgspec.DecodeError):
-            if frame.kind == Kind.FLUSH:
-                flush = decode_flush(frame.payload)
+            if kind == Kind.FLUSH:
+                flush = decode_flush(payload)
                 # Reading goes on meanwhile, so that the server's pipe stays clear.
                 threading.Thread(
                     target=self._flush, args=(engine, *flush), daemon=True
                 ).start()
-            elif frame.kind == Kind.DECLARE:
-                engine.allow_attribute_keys(decode_keys(frame.payload))
+            elif kind == Kind.DECLARE:
+                engine.allow_attribute_keys(decode_keys(payload))
 
     def _flush(self, engine: Engine, number: int, timeout_s: float) -> None:
         confirmed = engine.flush(timeout_s)
@@ -143,9 +144,9 @@ class Helper:
             self._answers.send(Kind.FATES, fates)
 
 
-def _seconds_of(frame: Frame) -> float:
+def _seconds_of(payload: bytes) -> float:
     try:
-        return decode_seconds(frame.payload)
+        return decode_seconds(payload)
     except msgspec.DecodeError:
         return LAST_WORDS_S
 

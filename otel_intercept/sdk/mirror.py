@@ -4,7 +4,7 @@ import threading
 from collections.abc import Mapping
 from typing import Final
 
-from otel_intercept.process.messages import Totals
+from otel_intercept.process.orders import Totals
 from otel_intercept.recorder import Balance, CounterKey, Recorder
 
 _NOTHING: Final = Totals(0, 0, 0, (), ())
