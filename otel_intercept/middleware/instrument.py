@@ -230,8 +230,9 @@ async def _serve(
                 return response
             _check(response, exchange)
             exchange.handler_returned()
-            if place.outermost:
-                # aiohttp does the same next, but logs what is raised.
+            if place.outermost and not isinstance(response, web.FileResponse):
+                # aiohttp does the same next, but logs what is raised. Files it would
+                # then send a second time.
                 await response.prepare(request)
                 await response.write_eof()
         except ConnectionError:
