@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 _NOTHING: Final = RequestFacts(model=None, stream=False, attributes=())
 _STREAM: Final = RequestFacts(model=None, stream=True, attributes=())
+_SWITCHED: Final = 101
 
 
 class Exchange(Reports):
@@ -256,9 +257,12 @@ class Exchange(Reports):
             self.answer_began(status, event_stream=False)
 
     def handler_returned(self) -> None:
-        """Note that the handler is through; the body may still have to be written."""
+        """Note that the handler is through; the body may still have to be written.
+
+        After a 101 there is none: what goes on is over with the handler.
+        """
         self._handler_done = True
-        over = self._ended
+        over = self._ended = self._ended or self._status == _SWITCHED
         try:
             trouble = self._trouble
             if trouble is not None:

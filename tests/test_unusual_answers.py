@@ -1,5 +1,6 @@
 """Answers that aiohttp sends in a way of their own: files, and other protocols."""
 
+import asyncio
 import logging
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from otel_intercept.testing import TelemetryRecorder
 from tests.conftest import Serve
 from tests.served import outcomes
 from tests.test_middleware import CHAT, app_of
+
+ROUTE = "/rollout/{rollout_id}/v1/realtime"
+REALTIME = "/rollout/r1/v1/realtime"
+SECRET = "sk-canary-08c1d7"
 
 
 async def test_a_file_is_sent_once_and_its_connection_lives_on(
@@ -44,3 +49,67 @@ async def test_a_file_is_sent_once_and_its_connection_lives_on(
     assert len(ports) == 1
     assert [it for it in caplog.records if it.levelno > logging.INFO] == []
     assert outcomes(recorder) == ["ok"] * 3
+
+
+@pytest.mark.parametrize("closes", ["agent", "handler", "nobody"])
+async def test_a_websocket_is_ok_when_its_handler_returns(
+    recorder: TelemetryRecorder, registry: RolloutRegistry, serve: Serve, closes: str
+) -> None:
+    """An upgraded connection fails no rollout, whichever side closes it."""
+
+    async def talks(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            await socket.send_str(message.data)
+            if closes != "agent":
+                break
+        if closes == "handler":
+            await socket.close()
+        return socket
+
+    app = app_of(talks, registry)
+    app.router.add_get(ROUTE, talks)
+    url = await serve(app)
+    rollout = registry.open("r1")
+
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(url + REALTIME) as socket,
+    ):
+        await socket.send_str("hello")
+        assert await socket.receive_str() == "hello"
+        if closes == "agent":
+            await socket.close()
+        else:
+            assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+    await asyncio.sleep(0.05)
+
+    assert outcomes(recorder) == ["ok"]
+    assert rollout.error is None
+
+
+async def test_a_websocket_whose_handler_raises_is_cut(
+    recorder: TelemetryRecorder, registry: RolloutRegistry, serve: Serve
+) -> None:
+    """An exception in the handler of an upgraded connection is a failure all the same."""
+
+    async def breaks(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        raise RuntimeError(SECRET)
+
+    app = app_of(breaks, registry)
+    app.router.add_get(ROUTE, breaks)
+    url = await serve(app)
+    rollout = registry.open("r1")
+
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(url + REALTIME) as socket,
+    ):
+        await socket.receive()
+
+    assert outcomes(recorder) == ["cut"]
+    assert rollout.error is not None
+    assert SECRET.encode() not in recorder.exported_bytes()
