@@ -811,12 +811,15 @@ async def test_telemetry_shutdown_ends_what_is_open(
 
 
 async def test_a_failing_signal_still_ends_the_exchange(
-    recorder: TelemetryRecorder, registry: RolloutRegistry, serve: Serve
+    recorder: TelemetryRecorder,
+    registry: RolloutRegistry,
+    serve: Serve,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Where aiohttp cannot answer at all, the exchange ends with its connection."""
+    """Where no answer at all can be sent, none is, and aiohttp logs no text of it."""
 
     async def breaks(request: web.Request, response: web.StreamResponse) -> None:
-        raise RuntimeError("a mistake in the app")
+        raise RuntimeError(SECRET)
 
     app = app_of(ok, registry)
     app.on_response_prepare.append(breaks)
@@ -828,6 +831,31 @@ async def test_a_failing_signal_still_ends_the_exchange(
 
     assert outcomes(recorder) == ["handler_failed"]
     assert rollout.error is not None
+    assert SECRET not in logged(caplog)
+
+
+async def test_an_answer_that_is_cut_off_is_prepared_once(
+    registry: RolloutRegistry, serve: Serve
+) -> None:
+    """An app's signal sees the answer that has begun, and no other that never goes."""
+    seen = []
+
+    async def note(request: web.Request, response: web.StreamResponse) -> None:
+        seen.append(response.status)
+
+    async def breaks(request: web.Request) -> web.StreamResponse:
+        await web.StreamResponse().prepare(request)
+        raise RuntimeError(SECRET)
+
+    app = app_of(breaks, registry)
+    app.on_response_prepare.append(note)
+    url = await serve(app)
+    registry.open("r1")
+
+    with pytest.raises(aiohttp.ClientError):
+        await post(url)
+
+    assert seen == [200]
 
 
 async def test_a_disconnect_that_cancels_the_handler_is_no_error(

@@ -92,7 +92,7 @@ async def test_a_websocket_is_ok_when_its_handler_returns(
 async def test_a_websocket_whose_handler_raises_is_cut(
     recorder: TelemetryRecorder, registry: RolloutRegistry, serve: Serve
 ) -> None:
-    """An exception in the handler of an upgraded connection is a failure all the same."""
+    """An exception in the handler of an upgraded connection is a failure, as ever."""
 
     async def breaks(request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse()

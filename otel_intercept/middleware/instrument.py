@@ -30,6 +30,7 @@ from otel_intercept.middleware.redacted import (
     fail_exchange,
     fail_unobserved,
     refuse_unknown,
+    send_failure,
 )
 from otel_intercept.middleware.serving import EXCHANGE, Serving, start_exchange
 from otel_intercept.middleware.writer import ON_WRITER
@@ -246,6 +247,9 @@ async def _serve(
         raise
     except Exception as exc:  # noqa: BLE001 - whatever escapes becomes a redacted 500
         response = fail_exchange(request, exchange, exc)
+        if place.outermost:
+            place.connections.end_with(request.task, exchange)
+            response = await send_failure(request, response)
     except BaseException:
         exchange.handler_cancelled()
         exchange.finish()
