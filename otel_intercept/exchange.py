@@ -286,9 +286,16 @@ class Exchange(Reports):
 
     @shielded
     def handler_cancelled(self) -> None:
-        """Note that the handler was cancelled: by teardown, or as the agent left."""
-        teardown = self._owner.closed or self._agent_present()
-        self._note(Cause.CANCELLED if teardown else Cause.AGENT_LEFT)
+        """Note that the handler was cancelled: by teardown, or as the agent left.
+
+        After the whole answer it is no trouble, nor after the terminal, where SDKs
+        leave.
+        """
+        if self._has_terminal:
+            self._end()
+        elif not self._ended:
+            teardown = self._owner.closed or self._agent_present()
+            self._note(Cause.CANCELLED if teardown else Cause.AGENT_LEFT)
 
     @shielded
     def rollout_closes(self) -> None:

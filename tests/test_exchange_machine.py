@@ -302,8 +302,11 @@ class Races(RuleBasedStateMachine):
     @rule(modelled=exchanges)
     def handler_is_cancelled(self, modelled: Modelled) -> None:
         if modelled.outcome is None:
-            teardown = self.closed or modelled.present
-            modelled.note("cancel" if teardown else "left", stopped=self.stopped)
+            if modelled.done:
+                modelled.ended = True
+            elif not modelled.ended:
+                teardown = self.closed or modelled.present
+                modelled.note("cancel" if teardown else "left", stopped=self.stopped)
             modelled.exchange.handler_cancelled()
 
     @rule(modelled=exchanges)
@@ -339,6 +342,8 @@ class Races(RuleBasedStateMachine):
             self.tick()
             if modelled.outcome is None:
                 modelled.cancelled_call = True
+                if modelled.done or modelled.ended:
+                    return
                 if self.closed:
                     modelled.note("cancel", stopped=self.stopped)
                 elif not modelled.present:
