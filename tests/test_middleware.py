@@ -887,6 +887,41 @@ async def test_a_disconnect_that_cancels_the_handler_is_no_error(
     assert rollout.error is None
 
 
+async def test_an_agent_that_leaves_with_the_terminal_is_nothing_to_warn_of(
+    recorder: TelemetryRecorder,
+    registry: RolloutRegistry,
+    serve: Serve,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Older OpenAI SDKs close every stream so, and the handler meets an error."""
+    left, over = asyncio.Event(), asyncio.Event()
+
+    async def streams(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b'data: {"choices": []}\n\ndata: [DONE]\n\n')
+        await left.wait()
+        try:
+            await response.write_eof()
+        finally:
+            over.set()
+        return response
+
+    host, port = (await serve(app_of(streams, registry)))[7:].split(":")
+    registry.open("r1")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    await reader.readuntil(b"DONE")
+    writer.transport.abort()
+    await asyncio.sleep(0.05)
+    left.set()
+    await over.wait()
+    await asyncio.sleep(0.05)
+
+    assert outcomes(recorder) == ["ok"]
+    assert [it for it in caplog.records if it.levelno > logging.INFO] == []
+
+
 async def test_an_end_that_cannot_be_written_is_cut(
     recorder: TelemetryRecorder, registry: RolloutRegistry, serve: Serve
 ) -> None:

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from otel_intercept import RolloutRegistry
+from otel_intercept import RolloutRegistry, instrument_app
 from otel_intercept.current import current_exchange
 from otel_intercept.middleware.serving import Serving, serve_unchanged
 from otel_intercept.testing import TelemetryRecorder
@@ -53,7 +53,11 @@ async def breaks_off(request: web.Request) -> web.StreamResponse:
     raise RuntimeError(SECRET)
 
 
-def app_of(handler: Handler, registry: RolloutRegistry | None) -> web.Application:
+def app_of(
+    handler: Handler,
+    registry: RolloutRegistry | None,
+    path: str = "/v1/chat/completions",
+) -> web.Application:
     """Make an app of one route, whose handler serves itself observed, or not."""
     app = web.Application()
     serving = Serving()
@@ -64,7 +68,7 @@ def app_of(handler: Handler, registry: RolloutRegistry | None) -> web.Applicatio
             return await handler(request)
         return await serve_unchanged(serving, request, handler, rollout)
 
-    app.router.add_post("/v1/chat/completions", handle)
+    app.router.add_post(path, handle)
     return app
 
 
@@ -132,6 +136,52 @@ async def test_tasks_of_a_handler_know_its_exchange(
 
     assert seen[0] is seen[1] is not None
     assert seen[2] is None
+
+
+@pytest.mark.parametrize("unchanged", [True, False])
+@pytest.mark.parametrize("by", ["the agent", "the source"])
+async def test_an_agent_that_leaves_in_its_request_fails_nothing(
+    serve: Serve,
+    recorder: TelemetryRecorder,
+    registry: RolloutRegistry,
+    caplog: pytest.LogCaptureFixture,
+    unchanged: bool,
+    by: str,
+) -> None:
+    """What reading raises is the agent's; the same error of another source is not."""
+    reads = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        reads.set()
+        try:
+            await request.read()
+        except ConnectionError:
+            if by == "the agent":
+                raise
+        raise ConnectionResetError(SECRET)
+
+    app = web.Application()
+    if unchanged:
+        app = app_of(handler, registry, "/r1/v1/chat/completions")
+    else:
+        app.router.add_post("/{rollout_id}/v1/chat/completions", handler)
+        instrument_app(app, registry)
+    rollout = registry.open("r1")
+    host, port = (await serve(app))[7:].split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        b"POST /r1/v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+        b"Content-Length: 100\r\n\r\n{"
+    )
+    await reads.wait()
+
+    writer.transport.abort()
+
+    expected = "agent_gone" if by == "the agent" else "handler_failed"
+    await until(lambda: outcomes(recorder) == [expected])
+    assert (rollout.error is None) is (by == "the agent")
+    warned = [it for it in caplog.records if it.name.startswith("otel_intercept")]
+    assert bool(warned) is (by != "the agent" and not unchanged)
 
 
 async def test_a_cancelled_handler_is_cancelled(

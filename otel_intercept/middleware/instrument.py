@@ -29,6 +29,7 @@ from otel_intercept.middleware.plain import send_plain
 from otel_intercept.middleware.redacted import (
     fail_exchange,
     fail_unobserved,
+    has_left,
     refuse_unknown,
     send_failure,
 )
@@ -237,7 +238,10 @@ async def _serve(
                 await response.prepare(request)
                 await response.write_eof()
         except ConnectionError:
-            if _is_bodys_own(request):
+            # With the agent gone, aiohttp meets the same error and drops the
+            # connection. Otherwise it is of the body's own source, and aiohttp would
+            # end the body cleanly.
+            if not has_left(request):
                 raise
     except web.HTTPException as exc:
         if exchange.answer_begun:
@@ -284,12 +288,6 @@ def _check(response: object, exchange: Exchange) -> None:
         raise TypeError("a handler must return a response")
     if exchange.answer_begun and not response.prepared:
         raise TypeError("a handler that has begun an answer must return that one")
-
-
-def _is_bodys_own(request: web.Request) -> bool:
-    # With the agent gone, aiohttp meets the same error and drops the connection.
-    # Otherwise it is of the body's own source, and aiohttp would end the body cleanly.
-    return request.transport is not None and not request.transport.is_closing()
 
 
 def _resolve(wiring: _Wiring, request: web.Request) -> str | None:

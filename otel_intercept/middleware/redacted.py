@@ -23,6 +23,23 @@ class _Unsent(web.Response):
         """Send nothing."""
 
 
+def has_left(request: web.Request) -> bool:
+    """Tell whether the connection of a request is gone."""
+    return request.transport is None or request.transport.is_closing()
+
+
+def report_raised(request: web.Request, exchange: Exchange, exc: Exception) -> None:
+    """Report what escaped from a handler.
+
+    An agent that leaves while its request is being read is told by what reading raises:
+    no failure of the handler, nor of the upstream that it never came to.
+    """
+    if exc is request.content.exception() and has_left(request):
+        exchange.handler_cancelled()
+    else:
+        exchange.handler_raised(exc)
+
+
 def fail_exchange(
     request: web.Request, exchange: Exchange, exc: Exception
 ) -> web.StreamResponse:
@@ -33,10 +50,13 @@ def fail_exchange(
         response that sends nothing.
     """
     failures.triage(exc, exchange.rollout.rollout_id)
-    exchange.handler_raised(exc)
+    report_raised(request, exchange, exc)
     failure = exchange.failure
     trace_id = exchange.rollout.trace_id
-    agent_left = failure is not None and failure.origin is Origin.AGENT
+    if failure is None:
+        agent_left = has_left(request)
+    else:
+        agent_left = failure.origin is Origin.AGENT
     _logger.log(
         logging.DEBUG if agent_left else logging.WARNING,
         "a rollout handler failed: error_type=%s trace_id=%s",

@@ -14,6 +14,7 @@ from otel_intercept.exchange import Exchange
 from otel_intercept.middleware.connections import Connections
 from otel_intercept.middleware.foreign import call_restored
 from otel_intercept.middleware.incoming import Place, Places
+from otel_intercept.middleware.redacted import report_raised
 from otel_intercept.middleware.writer import (
     ON_WRITER,
     WRITE_HEADERS,
@@ -97,7 +98,7 @@ async def serve_unchanged(
         exchange.handler_returned()
         raise
     except Exception as exc:
-        exchange.handler_raised(exc)
+        report_raised(request, exchange, exc)
         exchange.handler_returned()
         raise
     except BaseException:
