@@ -7,6 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from otel_intercept import RolloutRegistry
 from otel_intercept.testing import TelemetryRecorder
@@ -49,6 +50,44 @@ async def test_a_file_is_sent_once_and_its_connection_lives_on(
     assert len(ports) == 1
     assert [it for it in caplog.records if it.levelno > logging.INFO] == []
     assert outcomes(recorder) == ["ok"] * 3
+
+
+class Counting(web.Response):
+    """A response that does more than to be sent."""
+
+    prepared_times = ended_times = 0
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Prepare it, and count that."""
+        self.prepared_times += 1
+        return await super().prepare(request)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """End it, and count that."""
+        self.ended_times += 1
+        await super().write_eof(data)
+
+
+async def test_a_response_with_ways_of_its_own_is_sent_once(
+    recorder: TelemetryRecorder, registry: RolloutRegistry, serve: Serve
+) -> None:
+    """What an app does as its answer is sent is not done twice."""
+    answer = Counting(text="{}", content_type="application/json")
+
+    async def answers(request: web.Request) -> web.StreamResponse:
+        return answer
+
+    url = await serve(app_of(answers, registry))
+    registry.open("r1")
+
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url + CHAT) as response,
+    ):
+        assert await response.read() == b"{}"
+
+    assert (answer.prepared_times, answer.ended_times) == (1, 1)
+    assert outcomes(recorder) == ["ok"]
 
 
 @pytest.mark.parametrize("closes", ["agent", "handler", "nobody"])

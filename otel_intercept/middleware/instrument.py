@@ -232,9 +232,8 @@ async def _serve(
                 return response
             _check(response, exchange)
             exchange.handler_returned()
-            if place.outermost and not isinstance(response, web.FileResponse):
-                # aiohttp does the same next, but logs what is raised. Files it would
-                # then send a second time.
+            if place.outermost and _is_sent_once(response):
+                # aiohttp does the same next, but logs what is raised.
                 await response.prepare(request)
                 await response.write_eof()
         except ConnectionError:
@@ -288,6 +287,15 @@ def _check(response: object, exchange: Exchange) -> None:
         raise TypeError("a handler must return a response")
     if exchange.answer_begun and not response.prepared:
         raise TypeError("a handler that has begun an answer must return that one")
+
+
+def _is_sent_once(response: web.StreamResponse) -> bool:
+    # What has a way of its own to be sent may do so again, as files are.
+    kind = type(response)
+    return kind.prepare is web.StreamResponse.prepare and kind.write_eof in {
+        web.Response.write_eof,
+        web.StreamResponse.write_eof,
+    }
 
 
 def _resolve(wiring: _Wiring, request: web.Request) -> str | None:
