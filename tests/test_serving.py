@@ -1,6 +1,8 @@
 """Requests of other people's servers: observed, and not changed in a byte."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 
 import aiohttp
@@ -207,3 +209,34 @@ async def test_a_cancelled_handler_is_cancelled(
 
     assert outcomes(recorder) == ["cancelled"]
     assert rollout.error is None
+
+
+@pytest.mark.parametrize("unchanged", [True, False])
+async def test_a_cancelled_handler_leaves_no_garbage(
+    serve: Serve, registry: RolloutRegistry, unchanged: bool
+) -> None:
+    """Agents that leave, which cancels, leave nothing for the garbage collector."""
+    writers = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        writers.append(weakref.ref(request.writer))
+        raise asyncio.CancelledError
+
+    if unchanged:
+        app = app_of(handler, registry)
+    else:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", handler)
+        instrument_app(app, registry, rollout_id=lambda _request: "r1")
+    registry.open("r1")
+    url = await serve(app)
+
+    gc.disable()
+    try:
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await ask(url)
+        await asyncio.sleep(0.05)
+
+        assert [writer() for writer in writers] == [None]
+    finally:
+        gc.enable()

@@ -33,7 +33,12 @@ from otel_intercept.middleware.redacted import (
     refuse_unknown,
     send_failure,
 )
-from otel_intercept.middleware.serving import EXCHANGE, Serving, start_exchange
+from otel_intercept.middleware.serving import (
+    EXCHANGE,
+    Serving,
+    cancel_exchange,
+    start_exchange,
+)
 from otel_intercept.middleware.writer import ON_WRITER
 from otel_intercept.registry import RolloutRegistry
 
@@ -254,8 +259,7 @@ async def _serve(
             place.connections.end_with(request.task, exchange)
             response = await send_failure(request, response)
     except BaseException:
-        exchange.handler_cancelled()
-        exchange.finish()
+        cancel_exchange(exchange, writer)
         raise
     place.connections.end_with(request.task, exchange)
     return response

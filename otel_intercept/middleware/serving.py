@@ -67,6 +67,14 @@ def start_exchange(
     return exchange
 
 
+def cancel_exchange(exchange: Exchange, writer: AbstractStreamWriter) -> None:
+    """End the exchange of a cancelled handler: nothing is written after that."""
+    exchange.handler_cancelled()
+    exchange.finish()
+    # Its own method would keep the writer alive until the next garbage collection.
+    vars(writer).pop(WRITE_HEADERS, None)
+
+
 async def serve_unchanged(
     serving: Serving, request: web.Request, handler: Handler, rollout: Rollout
 ) -> web.StreamResponse:
@@ -102,8 +110,7 @@ async def serve_unchanged(
         exchange.handler_returned()
         raise
     except BaseException:
-        exchange.handler_cancelled()
-        exchange.finish()
+        cancel_exchange(exchange, request.writer)
         raise
     finally:
         leave(token)
