@@ -411,6 +411,7 @@ def test_attributes_of_wrong_type_are_left_out_and_counted(
             "nested": {"token": SECRET},
             "object": RuntimeError(SECRET),
             "subclass": Text("plain"),
+            "bytes": "no text \udcff",
             "huge": 1 << 80,
             "nan": float("nan"),
             f"Bad {SECRET}": 1,
@@ -425,7 +426,7 @@ def test_attributes_of_wrong_type_are_left_out_and_counted(
     assert attributes.pop("intercept.rollout.id") == "r1"
     assert attributes.pop("long") == "x" * 256
     assert attributes == {"env": "gsm8k", "step": 7, "share": 0.5, "eval": True}
-    assert "8 of 13 rollout attributes were left out" in logged(caplog)
+    assert "9 of 14 rollout attributes were left out" in logged(caplog)
     assert SECRET not in logged(caplog)
     assert SECRET.encode() not in recorder.exported_bytes()
 
