@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from otel_intercept import RolloutRegistry, instrument_app
+from otel_intercept import ErrorType, RolloutRegistry, instrument_app
 from otel_intercept.current import current_exchange
 from otel_intercept.middleware.serving import Serving, serve_unchanged
 from otel_intercept.testing import TelemetryRecorder
@@ -220,7 +220,8 @@ async def test_a_cancelled_handler_leaves_no_garbage(
 
     async def handler(request: web.Request) -> web.StreamResponse:
         writers.append(weakref.ref(request.writer))
-        raise asyncio.CancelledError
+        await asyncio.sleep(60)
+        raise AssertionError
 
     if unchanged:
         app = app_of(handler, registry)
@@ -229,14 +230,57 @@ async def test_a_cancelled_handler_leaves_no_garbage(
         app.router.add_post("/v1/chat/completions", handler)
         instrument_app(app, registry, rollout_id=lambda _request: "r1")
     registry.open("r1")
-    url = await serve(app)
+    url = await serve(app, handler_cancellation=True)
 
     gc.disable()
     try:
-        with pytest.raises(aiohttp.ServerDisconnectedError):
-            await ask(url)
+        agent = asyncio.create_task(ask(url))
+        await until(lambda: writers)
+        agent.cancel()
+        await asyncio.wait((agent,))
         await asyncio.sleep(0.05)
 
         assert [writer() for writer in writers] == [None]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("unchanged", [True, False])
+async def test_a_deadline_above_the_handler_is_a_failure(
+    serve: Serve,
+    recorder: TelemetryRecorder,
+    registry: RolloutRegistry,
+    unchanged: bool,
+) -> None:
+    """Who cancels the handler and answers 504 in its place has not torn it down."""
+
+    @web.middleware
+    async def hurries(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            async with asyncio.timeout(0.05):
+                return await handler(request)
+        except TimeoutError:
+            return web.json_response({}, status=504)
+
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        exchange = current_exchange()
+        assert exchange is not None
+        await exchange.watch(asyncio.get_running_loop().create_future())
+        raise AssertionError
+
+    app = web.Application(middlewares=[hurries])
+    if unchanged:
+        app.add_subapp("/sub", app_of(handler, registry))
+    else:
+        inner = web.Application()
+        inner.router.add_post("/v1/chat/completions", handler)
+        instrument_app(inner, registry, rollout_id=lambda _request: "r1")
+        app.add_subapp("/sub", inner)
+    rollout = registry.open("r1")
+
+    status, _, _ = await ask(await serve(app) + "/sub")
+
+    assert status == 504
+    assert outcomes(recorder) == ["upstream_failed"]
+    assert rollout.error is not None
+    assert rollout.error.failure.error_type is ErrorType.UPSTREAM_TIMEOUT

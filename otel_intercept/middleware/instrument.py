@@ -259,7 +259,7 @@ async def _serve(
             place.connections.end_with(request.task, exchange)
             response = await send_failure(request, response)
     except BaseException:
-        cancel_exchange(exchange, writer)
+        cancel_exchange(place.connections, request, exchange, final=place.outermost)
         raise
     place.connections.end_with(request.task, exchange)
     return response

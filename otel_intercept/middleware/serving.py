@@ -67,12 +67,27 @@ def start_exchange(
     return exchange
 
 
-def cancel_exchange(exchange: Exchange, writer: AbstractStreamWriter) -> None:
-    """End the exchange of a cancelled handler: nothing is written after that."""
-    exchange.handler_cancelled()
-    exchange.finish()
-    # Its own method would keep the writer alive until the next garbage collection.
-    vars(writer).pop(WRITE_HEADERS, None)
+def cancel_exchange(
+    connections: Connections, request: web.Request, exchange: Exchange, *, final: bool
+) -> None:
+    """End the exchange of a cancelled handler, unless an answer may still come.
+
+    Args:
+        connections: Those of its server.
+        request: What the handler served.
+        exchange: Its exchange.
+        final: Whether nothing above the handler can answer in its place. Otherwise it
+            may have been cancelled for that: a middleware has a deadline.
+    """
+    agent_left = not connections.is_agent_present(request.protocol)
+    if final or agent_left or exchange.rollout.closed:
+        exchange.handler_cancelled()
+        exchange.finish()
+        # Its own method would keep the writer until the next garbage collection.
+        vars(request.writer).pop(WRITE_HEADERS, None)
+    else:
+        exchange.handler_returned()
+        connections.end_with(request.task, exchange)
 
 
 async def serve_unchanged(
@@ -110,7 +125,7 @@ async def serve_unchanged(
         exchange.handler_returned()
         raise
     except BaseException:
-        cancel_exchange(exchange, request.writer)
+        cancel_exchange(place.connections, request, exchange, final=False)
         raise
     finally:
         leave(token)
