@@ -258,8 +258,9 @@ async def _serve(
         if place.outermost:
             place.connections.end_with(request.task, exchange)
             response = await send_failure(request, response)
-    except BaseException:
-        cancel_exchange(place.connections, request, exchange, final=place.outermost)
+    except BaseException as exc:
+        final = place.outermost or not failures.is_cancellation(exc)
+        cancel_exchange(place.connections, request, exchange, final=final)
         raise
     place.connections.end_with(request.task, exchange)
     return response

@@ -9,6 +9,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 from aiohttp.typedefs import Handler
 
+from otel_intercept import failure as failures
 from otel_intercept.current import enter, leave
 from otel_intercept.exchange import Exchange
 from otel_intercept.middleware.connections import Connections
@@ -124,8 +125,9 @@ async def serve_unchanged(
         report_raised(request, exchange, exc)
         exchange.handler_returned()
         raise
-    except BaseException:
-        cancel_exchange(place.connections, request, exchange, final=False)
+    except BaseException as exc:
+        final = not failures.is_cancellation(exc)
+        cancel_exchange(place.connections, request, exchange, final=final)
         raise
     finally:
         leave(token)
