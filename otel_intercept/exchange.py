@@ -298,6 +298,15 @@ class Exchange(Reports):
             self._note(Cause.CANCELLED if teardown else Cause.AGENT_LEFT)
 
     @shielded
+    def handler_interrupted(self) -> None:
+        """Note that the handler was cancelled, and another may answer in its place.
+
+        A 5xx then tells of a deadline; no answer, or a 4xx, of nothing that failed.
+        """
+        self._find_trouble().upstream_cancelled = True
+        self.handler_returned()
+
+    @shielded
     def rollout_closes(self) -> None:
         """Make what is certain count for the rollout while it is open."""
         self._look_upstream()

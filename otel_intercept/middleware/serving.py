@@ -87,7 +87,7 @@ def cancel_exchange(
         # Its own method would keep the writer until the next garbage collection.
         vars(request.writer).pop(WRITE_HEADERS, None)
     else:
-        exchange.handler_returned()
+        exchange.handler_interrupted()
         connections.end_with(request.task, exchange)
 
 
