@@ -126,11 +126,9 @@ class Causes(UpstreamCalls):
         # A handler's own deadline cancels the future too; only teardown and a lost
         # agent are certain causes.
         self._find_trouble().upstream_cancelled = True
-        if self._has_terminal or self._ended:
-            return  # the agent has its answer
         if self._owner.closed:
             self._note(Cause.CANCELLED)
-        elif not self._agent_present():
+        elif not (self._has_terminal or self._ended or self._agent_present()):
             self._note(Cause.AGENT_LEFT)
 
     def _fail_late(self, exc: BaseException) -> None:

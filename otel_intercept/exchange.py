@@ -289,9 +289,9 @@ class Exchange(Reports):
         """Note that the handler was cancelled: by teardown, or as the agent left.
 
         After the whole answer it is no trouble, nor after the terminal, where SDKs
-        leave.
+        leave; but teardown may write a terminal too.
         """
-        if self._has_terminal:
+        if self._has_terminal and not self._owner.closed:
             self._end()
         elif not self._ended:
             teardown = self._owner.closed or self._agent_present()

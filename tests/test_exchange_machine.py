@@ -302,7 +302,7 @@ class Races(RuleBasedStateMachine):
     @rule(modelled=exchanges)
     def handler_is_cancelled(self, modelled: Modelled) -> None:
         if modelled.outcome is None:
-            if modelled.done:
+            if modelled.done and not self.closed:
                 modelled.ended = True
             elif not modelled.ended:
                 teardown = self.closed or modelled.present
@@ -342,11 +342,9 @@ class Races(RuleBasedStateMachine):
             self.tick()
             if modelled.outcome is None:
                 modelled.cancelled_call = True
-                if modelled.done or modelled.ended:
-                    return
                 if self.closed:
                     modelled.note("cancel", stopped=self.stopped)
-                elif not modelled.present:
+                elif not (modelled.done or modelled.ended or modelled.present):
                     modelled.note("left", stopped=self.stopped)
 
     @rule(modelled=consumes(exchanges))
