@@ -17,6 +17,8 @@ _KEY: Final = re.compile(
 )
 """Not in a namespace whose values the rest of the trace is trusted for."""
 
+_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
 _logger = logging.getLogger("otel_intercept.rollout")
 
 
@@ -26,7 +28,8 @@ def accept_attributes(
     """Return the attributes that may be exported, and warn of how many may not.
 
     Never raises, and never renders a value: what is no str, bool, int or finite float
-    is left out. Strings are cut at 256 characters; 32 attributes are kept.
+    is left out, and so is a str with a lone surrogate, which no encoding can hold.
+    Strings are cut at 256 characters; 32 attributes are kept.
     """
     if not attributes:
         return ()
@@ -52,7 +55,8 @@ def accept_attributes(
 def _safe_value(value: object) -> AttributeValue | None:
     kind = type(value)
     if kind is str:
-        return str(value)[:MAX_VALUE_LENGTH]
+        text = str(value)[:MAX_VALUE_LENGTH]
+        return text if _LONE_SURROGATE.search(text) is None else None
     if isinstance(value, bool):
         return value
     if kind is int and isinstance(value, int):

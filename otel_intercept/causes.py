@@ -137,7 +137,7 @@ class Causes(UpstreamCalls):
         self._find_trouble().upstream_cancelled = True
         if self._owner.closed:
             self._note(Cause.CANCELLED)
-        elif not self._is_agent_present():
+        elif not (self._has_terminal or self._ended or self._is_agent_present()):
             self._note(Cause.AGENT_LEFT)
 
     def _fail_late(self, exc: BaseException) -> None:

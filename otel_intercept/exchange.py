@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 _NOTHING: Final = RequestFacts(model=None, stream=False, attributes=())
 _STREAM: Final = RequestFacts(model=None, stream=True, attributes=())
+_SWITCHED: Final = 101
 
 
 class Exchange(Reports):
@@ -269,9 +270,12 @@ class Exchange(Reports):
             self.answer_began(status, event_stream=False)
 
     def handler_returned(self) -> None:
-        """Note that the handler is through; the body may still have to be written."""
+        """Note that the handler is through; the body may still have to be written.
+
+        After a 101 there is none: what goes on is over with the handler.
+        """
         self._handler_done = True
-        over = self._ended
+        over = self._ended = self._ended or self._status == _SWITCHED
         try:
             trouble = self._trouble
             if trouble is not None:
@@ -295,9 +299,25 @@ class Exchange(Reports):
 
     @shielded
     def handler_cancelled(self) -> None:
-        """Note that the handler was cancelled: by teardown, or as the agent left."""
-        teardown = self._owner.closed or self._is_agent_present()
-        self._note(Cause.CANCELLED if teardown else Cause.AGENT_LEFT)
+        """Note that the handler was cancelled: by teardown, or as the agent left.
+
+        After the whole answer it is no trouble, nor after the terminal, where SDKs
+        leave; but teardown may write a terminal too.
+        """
+        if self._has_terminal and not self._owner.closed:
+            self._end()
+        elif not self._ended:
+            teardown = self._owner.closed or self._is_agent_present()
+            self._note(Cause.CANCELLED if teardown else Cause.AGENT_LEFT)
+
+    @shielded
+    def handler_interrupted(self) -> None:
+        """Note that the handler was cancelled, and another may answer in its place.
+
+        A 5xx then tells of a deadline; no answer, or a 4xx, of nothing that failed.
+        """
+        self._find_trouble().upstream_cancelled = True
+        self.handler_returned()
 
     @shielded
     def rollout_closes(self) -> None:

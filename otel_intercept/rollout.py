@@ -42,6 +42,7 @@ class Rollout:
         "_idle_since_ns",
         "_intake",
         "_leaving",
+        "_opened_ns",
         "_outcome",
         "_running",
         "_stop_reason",
@@ -69,7 +70,7 @@ class Rollout:
         self._exchanges = 0
         self._failures = 0
         self._first_failure: Failure | None = None
-        self._idle_since_ns = time.perf_counter_ns()
+        self._idle_since_ns = self._opened_ns = time.perf_counter_ns()
         self._outcome: RolloutOutcome | None = None
         self._running: tuple[Exchange, ...] = ()
         self._stop_reason: str | None = None
@@ -276,9 +277,11 @@ class Rollout:
         self._closed = True
         if self._running:
             self._leaving.add(self)
+        took_ns = time.perf_counter_ns() - self._opened_ns
         ended = RolloutEnded(
             self.ref,
-            time.time_ns(),
+            # The clock may have been set back since.
+            max(time.time_ns(), self.ref.start_ns + took_ns),
             self._outcome,
             self._exchanges,
             self._failures,

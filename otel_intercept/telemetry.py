@@ -25,6 +25,8 @@ __all__ = ["Balance", "Settings", "Telemetry"]
 
 _logger: Final = logging.getLogger("otel_intercept.telemetry")
 
+_LONGEST_S: Final = 1e6
+
 
 class Intake(Protocol):
     """Where the event loop hands records over: O(1), never blocks, never raises."""
@@ -250,7 +252,7 @@ class Telemetry:
         """
         if self._engine is None:
             return True
-        return self._engine.flush(timeout_s)
+        return self._engine.flush(_seconds(timeout_s))
 
     def shutdown(self, timeout_s: float = 5.0) -> Balance:
         """Close what is open, export what can be, stop, and log the balance at INFO.
@@ -269,7 +271,7 @@ class Telemetry:
                 callback()
             except Exception:  # noqa: BLE001 - shutdown goes on; the text is not ours
                 _logger.warning("a shutdown callback failed")
-        self._engine.shutdown(timeout_s)
+        self._engine.shutdown(_seconds(timeout_s))
         balance = self.balance()
         _logger.info(
             "telemetry balance: started=%d ended=%d open=%d exported=%d failed=%d "
@@ -291,6 +293,11 @@ class Telemetry:
     def balance(self) -> Balance:
         """Return what became of every record so far; consistent at any time."""
         return self._intake.balance()
+
+
+def _seconds(timeout_s: float) -> float:
+    # Whoever says infinity means it, but no clock can wait for that.
+    return min(max(0.0, timeout_s), _LONGEST_S)
 
 
 def _only_one(**given: object) -> None:

@@ -180,8 +180,14 @@ def test_the_demo_names_the_packages_it_lacks() -> None:
 
 def test_an_interrupt_ends_the_program_in_one_line(tmp_path: Path) -> None:
     """Ctrl-C gives exit code 130 and one line, no traceback."""
+    # A shell has the jobs in its background ignore it, and these their children.
+    code = (
+        "import runpy, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "runpy.run_module('otel_intercept', run_name='__main__')"
+    )
     running = subprocess.Popen(
-        [sys.executable, "-m", "otel_intercept", "demo", "--rollouts", "400"],
+        [sys.executable, "-c", code, "demo", "--rollouts", "400"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

@@ -125,6 +125,29 @@ def test_a_cancelled_handler_is_teardown_or_a_lost_agent(
     assert exchange.outcome is outcome
 
 
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("calls", [True, False])
+def test_a_handler_cancelled_after_its_answer_is_ok(
+    registry: RolloutRegistry, streams: bool, calls: bool
+) -> None:
+    """An agent that leaves with the terminal, or with all of it, has its answer."""
+    agent = Agent()
+    exchange = start(registry.open("r1"), agent)
+    exchange.answer_began(200, event_stream=streams)
+    exchange.answer_wrote(CHUNK + DONE)
+    if not streams:
+        exchange.answer_ended()
+    agent.is_there = False
+
+    if calls:
+        with pytest.raises(asyncio.CancelledError), exchange.upstream_call():
+            raise asyncio.CancelledError
+    exchange.handler_cancelled()
+    exchange.finish()
+
+    assert exchange.outcome is ExchangeOutcome.OK
+
+
 async def test_a_failed_future_counts_before_asyncio_tells(
     registry: RolloutRegistry,
 ) -> None:

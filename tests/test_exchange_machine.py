@@ -302,8 +302,11 @@ class Races(RuleBasedStateMachine):
     @rule(modelled=exchanges)
     def handler_is_cancelled(self, modelled: Modelled) -> None:
         if modelled.outcome is None:
-            teardown = self.closed or modelled.present
-            modelled.note("cancel" if teardown else "left", stopped=self.stopped)
+            if modelled.done and not self.closed:
+                modelled.ended = True
+            elif not modelled.ended:
+                teardown = self.closed or modelled.present
+                modelled.note("cancel" if teardown else "left", stopped=self.stopped)
             modelled.exchange.handler_cancelled()
 
     @rule(modelled=exchanges)
@@ -341,7 +344,7 @@ class Races(RuleBasedStateMachine):
                 modelled.cancelled_call = True
                 if self.closed:
                     modelled.note("cancel", stopped=self.stopped)
-                elif not modelled.present:
+                elif not (modelled.done or modelled.ended or modelled.present):
                     modelled.note("left", stopped=self.stopped)
 
     @rule(modelled=consumes(exchanges))

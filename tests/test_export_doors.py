@@ -1,6 +1,9 @@
 """Each side door of the exporters is shut by itself, whatever the others do."""
 
+import contextlib
 import logging
+import socket
+import threading
 from collections.abc import Iterator
 
 import grpc
@@ -111,6 +114,68 @@ def test_the_reason_phrase_is_the_standard_one(status: int, reason: str) -> None
 
     assert response.status_code == status
     assert response.reason == reason
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"307 Elsewhere\r\nLocation: /"])
+def test_of_an_endless_answer_only_the_beginning_is_read(status: bytes) -> None:
+    """A collector that talks without end costs no memory, and is hung up on."""
+    sent = 0
+    hung_up = threading.Event()
+
+    def talk(listener: socket.socket) -> None:
+        nonlocal sent
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(b"HTTP/1.1 " + status + b"\r\nX: y\r\n\r\n")
+            with contextlib.suppress(OSError):
+                while sent < 1 << 30:
+                    sent += connection.send(b"x" * 65_536)
+                return
+            hung_up.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=talk, args=(listener,), daemon=True)
+        thread.start()
+        with ExportSession(()) as session, contextlib.suppress(Redirected):
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/traces"
+            answer = session.request("POST", url, data=b"", timeout=5)
+            assert len(answer.content) == 65_536
+        thread.join(5)
+
+    assert hung_up.is_set()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"Content-Length: 0\r\n\r\n",
+        b"Content-Length: 2\r\n\r\nok",
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ],
+)
+def test_a_connection_is_used_again(answer: bytes) -> None:
+    """An answer of the usual size frees its connection for the next request."""
+    answered = 0
+
+    def serve_one_connection(listener: socket.socket) -> None:
+        nonlocal answered
+        connection, _ = listener.accept()
+        with connection:
+            while connection.recv(65_536):
+                connection.sendall(b"HTTP/1.1 200 OK\r\n" + answer)
+                answered += 1
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve_one_connection, args=(listener,))
+        thread.start()
+        with ExportSession(()) as session:
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/traces"
+            for _ in range(3):
+                session.request("POST", url, data=b"", timeout=5)
+        thread.join(5)
+
+    assert answered == 3
 
 
 def test_only_the_own_headers_are_sent() -> None:

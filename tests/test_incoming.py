@@ -14,13 +14,19 @@ PARENT = f"00-{'5f' * 16}-{'a1' * 8}-01"
 
 
 async def described(
-    serve: Serve, headers: dict[str, str], method: str = "POST", route: str = ROUTE
+    serve: Serve,
+    headers: dict[str, str],
+    method: str = "POST",
+    route: str = ROUTE,
+    scheme: str | None = None,
 ) -> list[Request]:
     """Return what is told of a request that comes twice."""
     places = Places(None, Connections())
     seen: list[Request] = []
 
     async def handle(request: web.Request) -> web.StreamResponse:
+        if scheme is not None:
+            request = request.clone(scheme=scheme)
         seen.append(places.of(request).describe(request))
         return web.Response()
 
@@ -76,6 +82,20 @@ async def test_an_unusual_method_is_not_told(serve: Serve) -> None:
 
     assert first.method == "_OTHER"
     assert first is not second
+
+
+@pytest.mark.parametrize(
+    ("scheme", "told", "is_remembered"),
+    [("http", "http", True), ("https", "https", True), ("gopher", "http", False)],
+)
+async def test_a_scheme_that_a_middleware_read_is_one_of_two(
+    serve: Serve, scheme: str, told: str, is_remembered: bool
+) -> None:
+    """A proxy's header may hold any text: it is neither told nor remembered."""
+    first, second = await described(serve, {}, scheme=scheme)
+
+    assert first.scheme == second.scheme == told
+    assert (first is second) is is_remembered
 
 
 async def test_an_open_route_is_read_by_its_path(serve: Serve) -> None:

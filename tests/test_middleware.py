@@ -829,12 +829,15 @@ async def test_telemetry_shutdown_ends_what_is_open(
 
 
 async def test_a_failing_signal_still_ends_the_exchange(
-    recorder: TelemetryRecorder, registry: RolloutRegistry, serve: Serve
+    recorder: TelemetryRecorder,
+    registry: RolloutRegistry,
+    serve: Serve,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Where aiohttp cannot answer at all, the exchange ends with its connection."""
+    """Where no answer at all can be sent, none is, and aiohttp logs no text of it."""
 
     async def breaks(request: web.Request, response: web.StreamResponse) -> None:
-        raise RuntimeError("a mistake in the app")
+        raise RuntimeError(SECRET)
 
     app = app_of(ok, registry)
     app.on_response_prepare.append(breaks)
@@ -846,6 +849,31 @@ async def test_a_failing_signal_still_ends_the_exchange(
 
     assert outcomes(recorder) == ["handler_failed"]
     assert rollout.error is not None
+    assert SECRET not in logged(caplog)
+
+
+async def test_an_answer_that_is_cut_off_is_prepared_once(
+    registry: RolloutRegistry, serve: Serve
+) -> None:
+    """An app's signal sees the answer that has begun, and no other that never goes."""
+    seen = []
+
+    async def note(request: web.Request, response: web.StreamResponse) -> None:
+        seen.append(response.status)
+
+    async def breaks(request: web.Request) -> web.StreamResponse:
+        await web.StreamResponse().prepare(request)
+        raise RuntimeError(SECRET)
+
+    app = app_of(breaks, registry)
+    app.on_response_prepare.append(note)
+    url = await serve(app)
+    registry.open("r1")
+
+    with pytest.raises(aiohttp.ClientError):
+        await post(url)
+
+    assert seen == [200]
 
 
 async def test_a_disconnect_that_cancels_the_handler_is_no_error(
@@ -875,6 +903,41 @@ async def test_a_disconnect_that_cancels_the_handler_is_no_error(
 
     assert outcomes(recorder) == ["agent_gone"]
     assert rollout.error is None
+
+
+async def test_an_agent_that_leaves_with_the_terminal_is_nothing_to_warn_of(
+    recorder: TelemetryRecorder,
+    registry: RolloutRegistry,
+    serve: Serve,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Older OpenAI SDKs close every stream so, and the handler meets an error."""
+    left, over = asyncio.Event(), asyncio.Event()
+
+    async def streams(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b'data: {"choices": []}\n\ndata: [DONE]\n\n')
+        await left.wait()
+        try:
+            await response.write_eof()
+        finally:
+            over.set()
+        return response
+
+    host, port = (await serve(app_of(streams, registry)))[7:].split(":")
+    registry.open("r1")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    await reader.readuntil(b"DONE")
+    writer.transport.abort()
+    await asyncio.sleep(0.05)
+    left.set()
+    await over.wait()
+    await asyncio.sleep(0.05)
+
+    assert outcomes(recorder) == ["ok"]
+    assert [it for it in caplog.records if it.levelno > logging.INFO] == []
 
 
 async def test_an_end_that_cannot_be_written_is_cut(

@@ -1,6 +1,7 @@
 """The pipeline exports, survives every collector, and accounts for every record."""
 
 import logging
+import math
 import subprocess
 import sys
 import threading
@@ -36,6 +37,7 @@ from opentelemetry.util.types import Attributes
 
 from otel_intercept import semconv
 from otel_intercept.record import ExchangeRejected
+from otel_intercept.sdk import configure
 from otel_intercept.semconv import Dialect, Fate
 from otel_intercept.telemetry import Balance, Settings, Telemetry
 from otel_intercept.testing import TelemetryRecorder
@@ -720,6 +722,40 @@ def test_after_shutdown_nothing_is_taken_any_more() -> None:
 
     assert telemetry.flush() is False
     assert telemetry.balance() == Balance(2, 2, 0, 0, 0, 2, 0)
+
+
+@pytest.mark.parametrize("recorder", ["thread", "process"])
+@pytest.mark.parametrize("timeout_s", [math.inf, 1e12])
+def test_one_may_wait_for_as_long_as_it_takes(recorder: str, timeout_s: float) -> None:
+    """More seconds than a clock has are as good as any that are enough."""
+    with HttpCollector() as server:
+        environ = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": server.url,
+            "OTEL_INTERCEPT_RECORDER": recorder,
+        }
+        with configure(environ) as telemetry:
+            record_exchanges(telemetry, 2)
+            flushed = telemetry.flush(timeout_s)
+            record_exchanges(telemetry, 1)
+            balance = telemetry.shutdown(timeout_s)
+
+    assert flushed
+    assert balance == Balance(3, 3, 0, 3, 0, 0, 0)
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0, math.nan])
+def test_no_time_at_all_is_a_budget_too(timeout_s: float) -> None:
+    """What cannot be sent in it is accounted for, and nothing raises."""
+    with HttpCollector(Answer(hang=True)) as server:
+        telemetry = Telemetry(span_exporter=http(server, timeout=30), settings=FAST)
+        record_exchanges(telemetry, 2)
+
+        flushed = telemetry.flush(timeout_s)
+        balance = telemetry.shutdown(timeout_s)
+
+    assert not flushed
+    assert balance.queued == balance.open == 0
+    assert balance.failed + balance.dropped == 2
 
 
 def test_disabled_telemetry_is_a_no_op() -> None:

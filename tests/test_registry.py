@@ -2,8 +2,10 @@
 
 import asyncio
 import collections
+import time
 from collections.abc import Iterator, MutableMapping
 
+import msgspec
 import pytest
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext, TraceFlags
 
@@ -206,6 +208,23 @@ def test_close_is_idempotent(
     assert [span.name for span in recorder.spans()] == ["rollout.started", "rollout"]
 
 
+def test_a_clock_that_is_set_back_makes_no_rollout_end_before_it_began(
+    recorder: TelemetryRecorder, registry: RolloutRegistry
+) -> None:
+    """Its length is then measured by the clock that nobody can set."""
+    rollout = registry.open("r1")
+    later_ns = rollout.ref.start_ns + 3_600_000_000_000
+    rollout.ref = msgspec.structs.replace(rollout.ref, start_ns=later_ns)
+    time.sleep(0.01)
+
+    registry.close("r1")
+
+    (root,) = [span for span in recorder.spans() if span.name == "rollout"]
+    assert root.start_time == later_ns
+    assert root.end_time is not None
+    assert 0.01 <= (root.end_time - later_ns) / 1e9 < 60
+
+
 def test_the_first_failure_wins(
     recorder: TelemetryRecorder, registry: RolloutRegistry
 ) -> None:
@@ -392,6 +411,7 @@ def test_attributes_of_wrong_type_are_left_out_and_counted(
             "nested": {"token": SECRET},
             "object": RuntimeError(SECRET),
             "subclass": Text("plain"),
+            "bytes": "no text \udcff",
             "huge": 1 << 80,
             "nan": float("nan"),
             f"Bad {SECRET}": 1,
@@ -406,7 +426,7 @@ def test_attributes_of_wrong_type_are_left_out_and_counted(
     assert attributes.pop("intercept.rollout.id") == "r1"
     assert attributes.pop("long") == "x" * 256
     assert attributes == {"env": "gsm8k", "step": 7, "share": 0.5, "eval": True}
-    assert "8 of 13 rollout attributes were left out" in logged(caplog)
+    assert "9 of 14 rollout attributes were left out" in logged(caplog)
     assert SECRET not in logged(caplog)
     assert SECRET.encode() not in recorder.exported_bytes()
 

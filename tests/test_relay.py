@@ -399,6 +399,17 @@ async def test_other_methods_are_relayed(
     assert reply.headers["Content-Length"] == "8"
 
 
+async def test_a_head_request_fails_no_rollout(
+    recorder: TelemetryRecorder, registry: RolloutRegistry
+) -> None:
+    """An answer to HEAD announces JSON that never comes, and that is no failure."""
+    async with relaying(registry, answers) as relay:
+        reply = await relay.call(method="HEAD", data=b"")
+
+    assert reply.status == 200
+    assert outcomes(recorder) == ["ok"]
+
+
 @pytest.mark.parametrize("status", [201, 204, 302, 304])
 async def test_statuses_pass(registry: RolloutRegistry, status: int) -> None:
     """A status below 400 is the agent's to follow."""

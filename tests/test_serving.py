@@ -1,13 +1,15 @@
 """Requests of other people's servers: observed, and not changed in a byte."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from otel_intercept import RolloutRegistry
+from otel_intercept import ErrorType, RolloutRegistry, instrument_app
 from otel_intercept.current import current_exchange
 from otel_intercept.middleware.serving import Serving, serve_unchanged
 from otel_intercept.testing import TelemetryRecorder
@@ -53,7 +55,11 @@ async def breaks_off(request: web.Request) -> web.StreamResponse:
     raise RuntimeError(SECRET)
 
 
-def app_of(handler: Handler, registry: RolloutRegistry | None) -> web.Application:
+def app_of(
+    handler: Handler,
+    registry: RolloutRegistry | None,
+    path: str = "/v1/chat/completions",
+) -> web.Application:
     """Make an app of one route, whose handler serves itself observed, or not."""
     app = web.Application()
     serving = Serving()
@@ -64,7 +70,7 @@ def app_of(handler: Handler, registry: RolloutRegistry | None) -> web.Applicatio
             return await handler(request)
         return await serve_unchanged(serving, request, handler, rollout)
 
-    app.router.add_post("/v1/chat/completions", handle)
+    app.router.add_post(path, handle)
     return app
 
 
@@ -134,6 +140,52 @@ async def test_tasks_of_a_handler_know_its_exchange(
     assert seen[2] is None
 
 
+@pytest.mark.parametrize("unchanged", [True, False])
+@pytest.mark.parametrize("by", ["the agent", "the source"])
+async def test_an_agent_that_leaves_in_its_request_fails_nothing(
+    serve: Serve,
+    recorder: TelemetryRecorder,
+    registry: RolloutRegistry,
+    caplog: pytest.LogCaptureFixture,
+    unchanged: bool,
+    by: str,
+) -> None:
+    """What reading raises is the agent's; the same error of another source is not."""
+    reads = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        reads.set()
+        try:
+            await request.read()
+        except ConnectionError:
+            if by == "the agent":
+                raise
+        raise ConnectionResetError(SECRET)
+
+    app = web.Application()
+    if unchanged:
+        app = app_of(handler, registry, "/r1/v1/chat/completions")
+    else:
+        app.router.add_post("/{rollout_id}/v1/chat/completions", handler)
+        instrument_app(app, registry)
+    rollout = registry.open("r1")
+    host, port = (await serve(app))[7:].split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        b"POST /r1/v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+        b"Content-Length: 100\r\n\r\n{"
+    )
+    await reads.wait()
+
+    writer.transport.abort()
+
+    expected = "agent_gone" if by == "the agent" else "handler_failed"
+    await until(lambda: outcomes(recorder) == [expected])
+    assert (rollout.error is None) is (by == "the agent")
+    warned = [it for it in caplog.records if it.name.startswith("otel_intercept")]
+    assert bool(warned) is (by != "the agent" and not unchanged)
+
+
 async def test_a_cancelled_handler_is_cancelled(
     serve: Serve, recorder: TelemetryRecorder, registry: RolloutRegistry
 ) -> None:
@@ -157,3 +209,118 @@ async def test_a_cancelled_handler_is_cancelled(
 
     assert outcomes(recorder) == ["cancelled"]
     assert rollout.error is None
+
+
+@pytest.mark.parametrize("unchanged", [True, False])
+async def test_a_handler_cancelled_in_its_stream_is_no_error(
+    serve: Serve,
+    recorder: TelemetryRecorder,
+    registry: RolloutRegistry,
+    unchanged: bool,
+) -> None:
+    """What stands above it could have ended the stream: it was torn down."""
+
+    @web.middleware
+    async def passes(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await handler(request)
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers=EVENT_STREAM)
+        await response.prepare(request)
+        raise asyncio.CancelledError
+
+    app = web.Application(middlewares=[passes])
+    if unchanged:
+        app.add_subapp("/sub", app_of(handler, registry))
+    else:
+        inner = web.Application()
+        inner.router.add_post("/v1/chat/completions", handler)
+        instrument_app(inner, registry, rollout_id=lambda _request: "r1")
+        app.add_subapp("/sub", inner)
+    rollout = registry.open("r1")
+
+    await ask(await serve(app) + "/sub")
+
+    assert outcomes(recorder) == ["cancelled"]
+    assert rollout.error is None
+
+
+@pytest.mark.parametrize("unchanged", [True, False])
+async def test_a_cancelled_handler_leaves_no_garbage(
+    serve: Serve, registry: RolloutRegistry, unchanged: bool
+) -> None:
+    """Agents that leave, which cancels, leave nothing for the garbage collector."""
+    writers = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        writers.append(weakref.ref(request.writer))
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    if unchanged:
+        app = app_of(handler, registry)
+    else:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", handler)
+        instrument_app(app, registry, rollout_id=lambda _request: "r1")
+    registry.open("r1")
+    url = await serve(app, handler_cancellation=True)
+
+    gc.disable()
+    try:
+        agent = asyncio.create_task(ask(url))
+        await until(lambda: writers)
+        agent.cancel()
+        await asyncio.wait((agent,))
+        await asyncio.sleep(0.05)
+
+        assert [writer() for writer in writers] == [None]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("unchanged", [True, False])
+@pytest.mark.parametrize(
+    ("answered", "outcome"), [(504, "upstream_failed"), (499, "cancelled")]
+)
+async def test_a_deadline_above_the_handler_is_a_failure(
+    serve: Serve,
+    recorder: TelemetryRecorder,
+    registry: RolloutRegistry,
+    unchanged: bool,
+    answered: int,
+    outcome: str,
+) -> None:
+    """Who cancels the handler and answers 504 in its place has not torn it down."""
+
+    @web.middleware
+    async def hurries(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            async with asyncio.timeout(0.05):
+                return await handler(request)
+        except TimeoutError:
+            return web.json_response({}, status=answered)
+
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    app = web.Application(middlewares=[hurries])
+    if unchanged:
+        app.add_subapp("/sub", app_of(handler, registry))
+    else:
+        inner = web.Application()
+        inner.router.add_post("/v1/chat/completions", handler)
+        instrument_app(inner, registry, rollout_id=lambda _request: "r1")
+        app.add_subapp("/sub", inner)
+    rollout = registry.open("r1")
+
+    status, _, _ = await ask(await serve(app) + "/sub")
+
+    assert status == answered
+    assert outcomes(recorder) == [outcome]
+    if answered == 504:
+        assert rollout.error is not None
+        assert rollout.error.failure.error_type is ErrorType.UPSTREAM_TIMEOUT
+    else:
+        assert rollout.error is None

@@ -109,7 +109,7 @@ def stream_of(
 ) -> ExchangeEnded:
     """Return the record of an exchange whose answer is an event stream."""
     recorder = Recorder(9)
-    exchange = Exchange(rollout, STREAM, 5, lambda: True, recorder)
+    exchange = Exchange(rollout, STREAM, 5, lambda _: True, None, recorder)
     exchange.describe_request(asked)
     call(exchange)
     exchange.answer_began(200, event_stream=True)

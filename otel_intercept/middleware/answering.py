@@ -7,6 +7,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 from aiohttp.typedefs import Handler
 
+from otel_intercept import failure as failures
 from otel_intercept.current import enter, leave
 from otel_intercept.errors import NotIntercepted
 from otel_intercept.exchange import Exchange
@@ -17,9 +18,15 @@ from otel_intercept.middleware.plain import comes_whole, watch_rest
 from otel_intercept.middleware.redacted import (
     fail_exchange,
     fail_unobserved,
+    has_left,
     refuse_unknown,
+    send_failure,
 )
-from otel_intercept.middleware.serving import EXCHANGE, start_exchange
+from otel_intercept.middleware.serving import (
+    EXCHANGE,
+    cancel_exchange,
+    start_exchange,
+)
 from otel_intercept.middleware.wiring import Wiring
 from otel_intercept.middleware.writer import WRITE_HEADERS, ObservedWriter
 from otel_intercept.semconv import Phase
@@ -91,11 +98,14 @@ async def answer(
                 watch_rest(writer, response, exchange, begun=prepared is writer)
             _check(response, exchange)
             exchange.handler_returned()
-            if place.outermost:
+            if place.outermost and _is_sent_once(response):
                 await response.prepare(request)
                 await response.write_eof()
         except ConnectionError:
-            if _is_bodys_own(request):
+            # With the agent gone, aiohttp meets the same error and drops the
+            # connection. Otherwise it is of the body's own source, and aiohttp would
+            # end the body cleanly.
+            if not has_left(request):
                 raise
     except web.HTTPException as exc:
         if exchange.answer_begun:
@@ -105,9 +115,12 @@ async def answer(
         raise
     except Exception as exc:  # noqa: BLE001 - whatever escapes becomes a redacted 500
         response = fail_exchange(request, exchange, exc)
-    except BaseException:
-        exchange.handler_cancelled()
-        exchange.finish()
+        if place.outermost:
+            place.connections.end_with(request.task, exchange)
+            response = await send_failure(request, response)
+    except BaseException as exc:
+        final = place.outermost or not failures.is_cancellation(exc)
+        cancel_exchange(place.connections, request, exchange, final=final)
         raise
     place.connections.end_with(request.task, exchange)
     return response
@@ -154,7 +167,10 @@ def _check(response: object, exchange: Exchange) -> None:
         raise TypeError("a handler that has begun an answer must return that one")
 
 
-def _is_bodys_own(request: web.Request) -> bool:
-    # With the agent gone, aiohttp meets the same error and drops the connection.
-    # Otherwise it is of the body's own source, and aiohttp would end the body cleanly.
-    return request.transport is not None and not request.transport.is_closing()
+def _is_sent_once(response: web.StreamResponse) -> bool:
+    # What has a way of its own to be sent may do so again, as files are.
+    kind = type(response)
+    return kind.prepare is web.StreamResponse.prepare and kind.write_eof in {
+        web.Response.write_eof,
+        web.StreamResponse.write_eof,
+    }

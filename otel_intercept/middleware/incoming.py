@@ -15,6 +15,7 @@ from otel_intercept.trace_context import read_traceparent
 _METHODS: Final = frozenset(
     {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
 )
+_SCHEMES: Final = frozenset({"http", "https"})
 # Names that need no folding to be looked up.
 _RETRY_COUNT: Final = istr("x-stainless-retry-count")
 _TRACEPARENT: Final = istr("traceparent")
@@ -96,9 +97,11 @@ class Place:
             retry_count=retry_count,
             link=(link.trace_id, link.span_id) if link else None,
         )
-        # Only what is one of few: the agent may send anything.
+        # Only what is one of few: the agent may send anything, even the scheme, where a
+        # middleware takes it from a header.
         usual = header is None or header == str(retry_count)
-        if usual and method != OTHER and link is None and self._dialect is not None:
+        known = method != OTHER and request.scheme in _SCHEMES
+        if usual and known and link is None and self._dialect is not None:
             self._requests[request.method, request.scheme, header] = description
         return description
 

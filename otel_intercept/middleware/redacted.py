@@ -13,6 +13,33 @@ from otel_intercept.semconv import Dialect, ErrorType, Origin, Phase
 _logger = logging.getLogger("otel_intercept.middleware")
 
 
+class _Unsent(web.Response):
+    """What aiohttp is given to send where nothing can be sent: no signal sees it."""
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Send nothing."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send nothing."""
+
+
+def has_left(request: web.Request) -> bool:
+    """Tell whether the connection of a request is gone."""
+    return request.transport is None or request.transport.is_closing()
+
+
+def report_raised(request: web.Request, exchange: Exchange, exc: Exception) -> None:
+    """Report what escaped from a handler.
+
+    An agent that leaves while its request is being read is told by what reading raises:
+    no failure of the handler, nor of the upstream that it never came to.
+    """
+    if exc is request.content.exception() and has_left(request):
+        exchange.handler_cancelled()
+    else:
+        exchange.handler_raised(exc)
+
+
 def fail_exchange(
     request: web.Request, exchange: Exchange, exc: Exception
 ) -> web.StreamResponse:
@@ -20,13 +47,16 @@ def fail_exchange(
 
     Returns:
         The dialect's error body with type and trace id, or, if the answer had begun, a
-        response that aiohttp finds it cannot send.
+        response that sends nothing.
     """
     failures.triage(exc, exchange.rollout.rollout_id)
-    exchange.handler_raised(exc)
+    report_raised(request, exchange, exc)
     failure = exchange.failure
     trace_id = exchange.rollout.trace_id
-    agent_left = failure is not None and failure.origin is Origin.AGENT
+    if failure is None:
+        agent_left = has_left(request)
+    else:
+        agent_left = failure.origin is Origin.AGENT
     _logger.log(
         logging.DEBUG if agent_left else logging.WARNING,
         "a rollout handler failed: error_type=%s trace_id=%s",
@@ -38,6 +68,23 @@ def fail_exchange(
         return _cut(request)
     exchange.handler_returned()
     return _error_response(exchange.request.dialect, failure, trace_id)
+
+
+async def send_failure(
+    request: web.Request, response: web.StreamResponse
+) -> web.StreamResponse:
+    """Send what answers for a failed handler, as aiohttp does next, but log no text.
+
+    Returns:
+        The response; one that sends nothing where an app's own signal refuses each.
+    """
+    try:
+        await response.prepare(request)
+        await response.write_eof()
+    except Exception as exc:  # noqa: BLE001 - aiohttp would log it
+        failures.triage(exc)
+        return _cut(request)
+    return response
 
 
 def fail_unobserved(
@@ -66,11 +113,10 @@ def refuse_unknown() -> web.Response:
 
 
 def _cut(request: web.Request) -> web.Response:
-    # Closing without the last chunk is how HTTP/1.1 says "truncated". The returned
-    # response is never sent: aiohttp finds the transport closed.
+    # Closing without the last chunk is how HTTP/1.1 says "truncated".
     if request.transport is not None:
         request.transport.close()
-    return web.Response(status=500)
+    return _Unsent(status=500)
 
 
 def _error_response(

@@ -10,11 +10,13 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 from aiohttp.typedefs import Handler
 
+from otel_intercept import failure as failures
 from otel_intercept.current import enter, leave
 from otel_intercept.exchange import Exchange
 from otel_intercept.middleware.connections import Connections
 from otel_intercept.middleware.foreign import call_restored
 from otel_intercept.middleware.incoming import Place, Places
+from otel_intercept.middleware.redacted import report_raised
 from otel_intercept.middleware.writer import (
     ON_WRITER,
     WRITE_HEADERS,
@@ -65,6 +67,29 @@ def start_exchange(
     return exchange
 
 
+def cancel_exchange(
+    connections: Connections, request: web.Request, exchange: Exchange, *, final: bool
+) -> None:
+    """End the exchange of a cancelled handler, unless an answer may still come.
+
+    Args:
+        connections: Those of its server.
+        request: What the handler served.
+        exchange: Its exchange.
+        final: Whether nothing above the handler can answer in its place. Otherwise it
+            may have been cancelled for that: a middleware has a deadline.
+    """
+    agent_left = not connections.is_agent_present(request.transport)
+    if final or agent_left or exchange.rollout.closed:
+        exchange.handler_cancelled()
+        exchange.finish()
+        # Its own method would keep the writer until the next garbage collection.
+        vars(request.writer).pop(WRITE_HEADERS, None)
+    else:
+        exchange.handler_interrupted()
+        connections.end_with(request.task, exchange)
+
+
 async def serve_unchanged(
     serving: Serving, request: web.Request, handler: Handler, rollout: Rollout
 ) -> web.StreamResponse:
@@ -101,12 +126,12 @@ async def serve_unchanged(
         exchange.handler_returned()
         raise
     except Exception as exc:
-        exchange.handler_raised(exc)
+        report_raised(request, exchange, exc)
         exchange.handler_returned()
         raise
-    except BaseException:
-        exchange.handler_cancelled()
-        exchange.finish()
+    except BaseException as exc:
+        final = not failures.is_cancellation(exc)
+        cancel_exchange(place.connections, request, exchange, final=final)
         raise
     finally:
         leave(token)

@@ -5,6 +5,7 @@ the log. So no text from outside leaves the session: not the URL, which may hold
 token, and not what the collector says.
 """
 
+import io
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -18,6 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from requests import exceptions
+from urllib3.exceptions import ReadTimeoutError
 
 _CONTENT_TYPE: Final = "application/x-protobuf"
 _PROTOCOL_HEADERS: Final = frozenset(
@@ -46,6 +48,8 @@ _KINDS: Final[tuple[tuple[type[exceptions.RequestException], str], ...]] = (
     (PartRejected, "the collector rejected a part"),
 )
 _UNKNOWN: Final = "the request could not be made"
+_MOST_ANSWER: Final = 65_536
+"""Bytes of an answer that are read: a collector that says more is left alone."""
 
 
 class Prepared(NamedTuple):
@@ -91,8 +95,10 @@ class ExportSession(requests.Session):
         # Or else ``REQUESTS_CA_BUNDLE`` would win over the certificate asked for.
         if self.verify is not True:
             kwargs["verify"] = self.verify
+        kwargs["stream"] = True
         try:
             response = super().send(request, **kwargs)
+            _read_beginning(response)
         except Exception as exc:  # noqa: BLE001 - its text holds the URL
             error = _textless(exc)
         else:
@@ -103,6 +109,9 @@ class ExportSession(requests.Session):
                 raise PartRejected("the collector rejected a part")
             return response
         raise error
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Follow no redirect: requests would read all of the answer before."""
 
     def prepare_post(self, url: str, headers: Mapping[str, str]) -> Prepared:
         """Prepare all of a POST that does not change: three quarters of its cost."""
@@ -143,10 +152,20 @@ def kind_of(exc: Exception) -> str:
 
 
 def _textless(exc: Exception) -> requests.RequestException:
+    if isinstance(exc, ReadTimeoutError):
+        exc = exceptions.Timeout()
     for kind, text in _KINDS:
         if isinstance(exc, kind):
             return kind(text)
     return requests.RequestException(_UNKNOWN)
+
+
+def _read_beginning(response: requests.Response) -> None:
+    """Read no more of an answer than is of use, and let go of the connection."""
+    beginning = response.raw.read(_MOST_ANSWER, decode_content=True)
+    if len(beginning) >= _MOST_ANSWER:
+        response.close()
+    response.raw = io.BytesIO(beginning)
 
 
 def _standard_reason(status: int) -> str:

@@ -54,7 +54,8 @@ async def pass_on(
             # The agent's end, not the upstream's: the exchange has seen it.
             return response
         data = await upstream.content.readany()
-    if copy.is_whole and upstream.status < 400:
+    has_body = request.method != hdrs.METH_HEAD
+    if has_body and copy.is_whole and upstream.status < 400:
         _describe(exchange, upstream.status, copy.body())
     return response
 
