@@ -120,12 +120,8 @@ class Exchange(Reports):
             The same future.
         """
         try:
-            if self._intake is None:
-                # Nobody asks for how long, so its end may be looked up.
-                self._pending += ((future, 0),)
-            else:
-                future.add_done_callback(self._future_ended)
-                self._pending += ((future, time.perf_counter_ns()),)
+            future.add_done_callback(self._future_ended)
+            self._pending += ((future, time.perf_counter_ns()),)
         except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
             confess("Exchange.watch")
         return future

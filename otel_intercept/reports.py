@@ -23,7 +23,6 @@ class Reports(Ending):
     @property
     def called_upstream(self) -> bool:
         """Whether an upstream call has ended, well or not."""
-        self._look_upstream()
         return bool(self._waits)
 
     @shielded

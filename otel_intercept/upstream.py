@@ -33,9 +33,6 @@ class Watched(Protocol):
     def done(self) -> bool:
         """Whether it has ended."""
 
-    def add_done_callback(self, callback: "Callable[[Watched], None]", /) -> None:
-        """Call it with this future in the turn of the loop after it has ended."""
-
     def exception(self) -> BaseException | None:
         """Return what it failed with. Raises a cancellation if it was cancelled."""
 
@@ -45,7 +42,6 @@ class UpstreamCalls(Delivery):
 
     asyncio tells of a future's end only in the next turn of the loop, while a handler
     that awaits a future that is done goes on at once, so the end is also looked up.
-    Without telemetry that is all, since nobody asks when it was.
     """
 
     __slots__ = ("_intake", "_pending", "_trouble", "_waits")
@@ -78,6 +74,9 @@ class UpstreamCalls(Delivery):
                 known, since = pending[0]
                 if known is future and since is not None:
                     self._pending = ()
+                    if self._intake is None:
+                        self._waits = _UNTIMED
+                        return
                     try:
                         span_id = draw_span_id()
                     except IndexError:
@@ -109,26 +108,15 @@ class UpstreamCalls(Delivery):
 
     def _look_upstream(self) -> None:
         """Report futures that have ended, before asyncio tells of them."""
-        pending = self._pending
-        if self._intake is None and len(pending) == 1 and self._trouble is None:
-            # Nearly always all is well.
-            future = pending[0][0]
-            if not future.done():
-                return
-            if _exception_of(future) is None:
-                self._pending = ()
-                self._waits = _UNTIMED
-                return
-        for watch in pending:
+        for watch in self._pending:
             future, since = watch
             if since is None or not future.done():
                 continue
             # A report may have had the others looked up on the way.
             if any(one is watch for one in self._pending):
-                looked = () if self._intake is None else ((future, None),)
-                at = self._pending.index(watch)
-                before, after = self._pending[:at], self._pending[at + 1 :]
-                self._pending = (*before, *looked, *after)
+                self._pending = tuple(
+                    (future, None) if one is watch else one for one in self._pending
+                )
                 self._upstream_ended(since, _exception_of(future), _RESPONSE_FUTURE)
 
     def _let_go(self) -> None:
@@ -138,11 +126,9 @@ class UpstreamCalls(Delivery):
         """
         watches = self._pending
         self._pending = tuple(watch for watch in watches if watch[1] is None)
-        for future, since in watches:
+        for _, since in watches:
             if since is not None:
                 self._waited(since, None)
-                if self._intake is None:
-                    future.add_done_callback(self._future_ended)
 
     def _waited(self, started: int, failure: Failure | None) -> None:
         """Keep one wait that ends now, within the bound."""

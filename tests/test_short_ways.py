@@ -365,6 +365,8 @@ async def test_what_futures_end_with_counts_the_same_without_telemetry(
             exchange.watch(loop.create_future()) for _ in range(number)
         ]
         story(exchange, futures)
+        await asyncio.sleep(0)
+        told = (exchange.failure is None, exchange.called_upstream, dict(state))
         exchange.returns_plainly()
         exchange.answers_whole(200)
         exchange.answer_ended()
@@ -375,7 +377,9 @@ async def test_what_futures_end_with_counts_the_same_without_telemetry(
                 future.set_exception(TimeoutError())
         await asyncio.sleep(0)
         error = state.get("error")
-        seen.append((at_end, rollout.failures, type(error), str(error)))
+        seen.append(
+            (told[:2], [*told[2]], at_end, rollout.failures, type(error), str(error))
+        )
         kept = [weakref.ref(future) for future in futures]
         del future, futures
         gc.collect()
