@@ -54,7 +54,7 @@ class Plan:
     batch: int
 
 
-_REQUESTS: Final = Plan(warm_up=600, short=512, long=1024, batch=512)
+_REQUESTS: Final = Plan(warm_up=2048, short=512, long=2560, batch=512)
 _SHORT: Final = Plan(warm_up=128, short=128, long=256, batch=128)
 _STREAMS: Final = Plan(warm_up=4, short=4, long=12, batch=4)
 

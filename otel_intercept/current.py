@@ -17,6 +17,8 @@ _FLAGS: Final = {
     for sampled in (False, True)
 }
 
+_new: Final = object.__new__
+
 
 class ExchangeSpan(trace.NonRecordingSpan):
     """The exchange as the parent of other libraries' spans; few handlers have any.
@@ -89,7 +91,7 @@ _CURRENT: Final = _find_variable()
 
 def enter(exchange: Exchange) -> Token[Context]:
     """Make an exchange current, as itself and as a span, until it is left."""
-    span = ExchangeSpan.__new__(ExchangeSpan)
+    span = _new(ExchangeSpan)
     span.exchange = exchange
     own = {_SPAN_KEY: span, _KEY: exchange}
     outer = _CURRENT.get(_EMPTY)

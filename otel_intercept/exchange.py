@@ -121,7 +121,8 @@ class Exchange(Reports):
         """
         try:
             future.add_done_callback(self._future_ended)
-            self._pending += ((future, time.perf_counter_ns()),)
+            watch, pending = (future, time.perf_counter_ns()), self._pending
+            self._pending = (*pending, watch) if pending else (watch,)
         except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
             confess("Exchange.watch")
         return future

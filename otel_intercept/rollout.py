@@ -197,7 +197,9 @@ class Rollout:
         intake, index = self._intake, self._exchanges
         exchange = Exchange(self, request, index, agent_present, connection, intake)
         self._exchanges = index + 1
-        self._running += (exchange,)
+        running = self._running
+        # Agents ask for one thing after the other, so hardly ever do two run.
+        self._running = (*running, exchange) if running else (exchange,)
         if self._closed:
             self._leaving.add(self)
         if intake is not None:
@@ -211,7 +213,6 @@ class Rollout:
             exchange: The exchange.
             at: When, in ``perf_counter_ns``.
         """
-        # Agents ask for one thing after the other, so hardly ever do two run.
         if len(self._running) > 1:
             self._running = tuple(one for one in self._running if one is not exchange)
             return

@@ -55,7 +55,7 @@ def _has_key(route: web.AbstractRoute, key: str) -> bool:
 
 
 def _replace(route: web.AbstractRoute, handler: Handler) -> bool:
-    if vars(route).get(_HANDLER) is not route.handler:
+    if getattr(route, _HANDLER, None) is not route.handler:
         return False
     setattr(route, _HANDLER, handler)
     return route.handler is handler

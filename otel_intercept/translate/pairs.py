@@ -65,7 +65,8 @@ class Pairs:
 
     def values(self, pairs: Attributes) -> bytes:
         """Return attributes that hardly another span has, of which most are numbers."""
-        known, parts = self._known.known, list[bytes]()
+        known = self._known.known
+        parts: list[bytes] = []
         for pair in pairs:
             key, value = pair
             if type(value) is int:

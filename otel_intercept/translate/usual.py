@@ -35,9 +35,9 @@ from otel_intercept.translate.shapes import call_shape, exchange_shape, traces_o
 _MAX_KINDS: Final = 1024
 _MAX_ROLLOUTS: Final = 4096
 
+_MAX_INDEXES: Final = 4096
 _SHORT: Final = 1024
-_EARLY: Final = 512
-"""Nearly all spans are shorter, and nearly all indexes lower: those are prepared."""
+"""Nearly all spans are shorter: their heads are prepared."""
 
 _HEADS: Final = tuple(map(span_head, range(_SHORT)))
 
@@ -65,7 +65,8 @@ class UsualExchanges:
         self._known_kinds = self._kinds.known
         self._rollouts = Cache(self._new_rollout, _MAX_ROLLOUTS)
         self._known_rollouts = self._rollouts.known
-        self._early_indexes = tuple(map(self._index, range(_EARLY)))
+        self._indexes = Cache(self._new_index, _MAX_INDEXES)
+        self._known_indexes = self._indexes.known
 
     def spans_of(self, record: Record) -> Spans | None:
         """Return the spans of a usual exchange.
@@ -97,10 +98,7 @@ class UsualExchanges:
             trace, call_trace, trace_size, call_trace_size = (
                 self._known_rollouts.get(rollout) or self._rollouts[rollout]
             )
-            if 0 <= number < _EARLY:
-                index = self._early_indexes[number]
-            else:
-                index = self._index(number)
+            index = self._known_indexes.get(number) or self._indexes[number]
             size += trace_size + len(index)
             call_size += call_trace_size
             if facts is not None:
@@ -162,5 +160,5 @@ class UsualExchanges:
         )
         return trace, call_trace, len(trace) + ID_SIZE, len(call_trace) + 2 * ID_SIZE
 
-    def _index(self, number: int) -> bytes:
+    def _new_index(self, number: int) -> bytes:
         return self._pairs.values(((semconv.EXCHANGE_INDEX, number),))
