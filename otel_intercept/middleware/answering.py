@@ -80,8 +80,8 @@ async def answer(
                 and type(writer) is StreamWriter
                 and exchange.returns_plainly()
             ):
-                # As the writer is watched only once something else is written than
-                # JSON in one piece. What is reported is the same.
+                # JSON in one piece is reported from here, and the same is said of it:
+                # only for something else is the writer watched, which costs more.
                 delattr(writer, WRITE_HEADERS)
                 try:
                     prepared = await response.prepare(request)
