@@ -17,6 +17,7 @@ _FLAGS: Final = {
     for sampled in (False, True)
 }
 
+# Looked up at a class, it takes as long again to find as to call.
 _new: Final = object.__new__
 
 

@@ -186,7 +186,7 @@ async def test_a_request_that_no_route_takes_is_answered_by_aiohttp(
 async def test_a_handler_that_serves_through_another_makes_one_exchange(
     recorder: TelemetryRecorder, registry: RolloutRegistry, serve: Serve
 ) -> None:
-    """What a rollout's handler hands on to another route's stays its exchange."""
+    """What is handed on to another route's handler is one exchange, or one refusal."""
 
     async def hands_on(request: web.Request) -> web.StreamResponse:
         (chat,) = [
@@ -206,6 +206,18 @@ async def test_a_handler_that_serves_through_another_makes_one_exchange(
 
     assert replies == [(200, b'{"index": 0}'), (200, b'{"index": 1}')]
     assert names(recorder) == ["POST /rollout/{rollout_id}/alias"] * 2
+
+    await ask(url, "/rollout/unknown/alias")
+
+    recorder.flush()
+    rejected = [
+        point.value
+        for point in recorder.metrics()
+        if point.name == "intercept.exchanges"
+        and point.attributes["intercept.exchange.outcome"] == "rejected"
+        and point.value
+    ]
+    assert rejected == [1]
 
 
 async def test_a_release_with_other_names_is_left_as_it_is(

@@ -61,8 +61,10 @@ async def answer(
     find = wiring.find
     rollout = find(rollout_id)
     if rollout is None:
-        request[_REJECTED] = True
-        wiring.registry.reject(description.dialect)
+        # A handler may hand it on to that of another rollout route.
+        if _REJECTED not in request:
+            request[_REJECTED] = True
+            wiring.registry.reject(description.dialect)
         return await _pass_through(wiring, place, request, handler)
     transport = request.transport
     exchange = start_exchange(place, request, writer, transport, rollout, description)

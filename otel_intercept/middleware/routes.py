@@ -35,7 +35,8 @@ def watch_routes(app: web.Application, key: str, around: Around) -> None:
     """Stand around the handlers of an app's rollout routes, and run no middleware.
 
     aiohttp has no public way to do either. Where a release of it has no such names, or
-    does not do as they say, nothing is changed, and the middleware runs.
+    does not do as they say, the middleware runs, and what stands around a handler finds
+    that it has seen the request.
 
     Args:
         app: A frozen app whose only middleware may be left out.

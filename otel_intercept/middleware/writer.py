@@ -100,7 +100,7 @@ class StreamingWriter(ObservedWriter):
 
     aiohttp's `write` asks six questions of each chunk, and a coroutine around it costs
     as much again. Here are the steps that are left when all answers are known. With
-    them a chunk costs no more than it does unobserved.
+    them a chunk costs little more than it does unobserved.
 
     Attributes:
         wrote: Takes in a chunk; tells whether an error frame has come.

@@ -71,9 +71,6 @@ class Logged(NamedTuple):
 
 
 decode_configure = msgspec.msgpack.Decoder(Configure).decode
-
-
-decode_configure = msgspec.msgpack.Decoder(Configure).decode
 decode_totals = msgspec.msgpack.Decoder(Totals).decode
 decode_keys = msgspec.msgpack.Decoder(tuple[str, ...]).decode
 decode_flush = msgspec.msgpack.Decoder(Flush).decode
