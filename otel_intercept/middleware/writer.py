@@ -38,12 +38,14 @@ class ObservedWriter(StreamWriter):
 
     Attributes:
         exchange: What the answer is of.
+        on_body_write: Told of what was written; before 3.14.4 no writer has it.
         framed: What aiohttp has framed as a chunk of the body, until it is reported.
         looks: How many writes of an event stream may still show how it is framed: the
             first may go out with the headers.
     """
 
     exchange: Exchange
+    on_body_write: Callable[[int, int], None] | None = None
     framed: "Written | None" = None
     looks: int = 2
 
