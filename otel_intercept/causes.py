@@ -59,7 +59,7 @@ class Causes(UpstreamCalls):
     def _note(
         self, cause: Cause, failure: Failure | None = None, *, final: bool = True
     ) -> None:
-        self._look_upstream()
+        self._hear()
         if self._outcome is None:
             self._find_trouble().note(
                 cause, failure, self._answer, final=final, now_ns=self._now_ns()

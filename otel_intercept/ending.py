@@ -24,7 +24,6 @@ class Ending(Causes):
             return
         try:
             if self._pending:
-                self._look_upstream()
                 self._let_go()
             intake, asked, meter = self._intake, self._asked, self._meter
             facts: StreamFacts | None = None

@@ -1,8 +1,9 @@
 """Collect the facts of one intercepted request, and hand over one record at its end."""
 
 import time
+from asyncio import BaseTransport, Future
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from otel_intercept import failure as failures
 from otel_intercept.causes import AgentPresent
@@ -18,10 +19,7 @@ from otel_intercept.shield import confess, shielded
 from otel_intercept.sse import Written
 from otel_intercept.stream import StreamMeter
 from otel_intercept.trouble import CAUSE_OF_PHASE, describe
-from otel_intercept.upstream import UpstreamCall
-
-if TYPE_CHECKING:
-    import asyncio
+from otel_intercept.upstream import UNHEARD, UpstreamCall
 
 T = TypeVar("T")
 
@@ -57,7 +55,7 @@ class Exchange(Reports):
         request: Request,
         index: int,
         agent_present: AgentPresent,
-        connection: "asyncio.BaseTransport | None",
+        connection: BaseTransport | None,
         intake: Intake | None,
     ) -> None:
         self._start_ns = start_ns = time.time_ns()
@@ -99,6 +97,7 @@ class Exchange(Reports):
     @property
     def failure(self) -> Failure | None:
         """The first failure, or None; after the end only if the outcome is an error."""
+        self.hear_upstream()
         return None if self._trouble is None else self._trouble.failure
 
     @property
@@ -106,12 +105,16 @@ class Exchange(Reports):
         """What measures the body, once it is known to be an event stream."""
         return self._meter
 
-    def watch(self, future: "asyncio.Future[T]") -> "asyncio.Future[T]":
+    def watch(self, future: "Future[T]") -> "Future[T]":
         """Learn the upstream's result from a future, whatever the handler does with it.
 
         The wait is timed from now on. A failed future is marked as retrieved, so that
         asyncio does not print its text. A cancelled future is never an error. A future
         that fails after the exchange has ended makes a failure span of its own.
+
+        Without telemetry the end of an exchange's only future is not told but looked
+        up, at the latest when the handler goes on. What the host has set on the state
+        by then, and whether the agent has left, counts as having come first.
 
         Args:
             future: Any future or task that ends with the upstream's answer.
@@ -120,8 +123,20 @@ class Exchange(Reports):
             The same future.
         """
         try:
+            pending = self._pending
+            if (
+                self._intake is None
+                and not (pending or self._trouble or self._status)
+                # Whatever else it may be is treated as with telemetry.
+                and isinstance(future, Future)
+            ):
+                self._pending = ((future, UNHEARD),)
+                return future
+            if pending:
+                self._hear()
+                pending = self._pending
             future.add_done_callback(self._future_ended)
-            watch, pending = (future, time.perf_counter_ns()), self._pending
+            watch = (future, time.perf_counter_ns())
             self._pending = (*pending, watch) if pending else (watch,)
         except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
             confess("Exchange.watch")
@@ -133,7 +148,7 @@ class Exchange(Reports):
         Everything that the block raises is re-raised unchanged. A later call that
         succeeds, before the answer is through, takes the failure back: it was retried.
         """
-        return UpstreamCall(self._upstream_ended)
+        return UpstreamCall(self._call_ended)
 
     def describe_request(self, body: Mapping[str, object]) -> None:
         """Take the model, the stream flag and the sampling settings of a request.
@@ -187,7 +202,7 @@ class Exchange(Reports):
             return
         try:
             if self._pending:
-                self._look_upstream()
+                self._hear()
             self._begin(
                 status, self.request.dialect, event_stream=event_stream, other=other
             )
@@ -233,6 +248,7 @@ class Exchange(Reports):
         """Note that a write raised: no trouble after the terminal, where SDKs leave."""
         if self._outcome is not None or failures.is_cancellation(exc):
             return
+        self._hear()
         trouble = self._find_trouble()
         trouble.write_error = exc
         if self._has_terminal:
@@ -319,7 +335,7 @@ class Exchange(Reports):
     @shielded
     def rollout_closes(self) -> None:
         """Make what is certain count for the rollout while it is open."""
-        self._look_upstream()
+        self._hear()
         if self._has_terminal:
             self._conclude(ended=True)
         if self._trouble is not None:

@@ -1,7 +1,6 @@
 """What adapters of other people's servers report of an exchange: calls and replays."""
 
 from otel_intercept.ending import Ending
-from otel_intercept.semconv import Phase
 from otel_intercept.shield import shielded
 
 
@@ -23,6 +22,7 @@ class Reports(Ending):
     @property
     def called_upstream(self) -> bool:
         """Whether an upstream call has ended, well or not."""
+        self.hear_upstream()
         return bool(self._waits)
 
     @shielded
@@ -35,8 +35,7 @@ class Reports(Ending):
                 cancellation is no failure, and a later call that succeeds before the
                 answer is through takes a failure back: it was retried.
         """
-        moment = self._moment_of(started_ns)
-        self._upstream_ended(moment, exc, Phase.UPSTREAM_CALL)
+        self._call_ended(self._moment_of(started_ns), exc)
 
     @shielded
     def replays(self) -> None:

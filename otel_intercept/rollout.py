@@ -178,6 +178,7 @@ class Rollout:
         Args:
             reason: For the caller's own use; it is never exported.
         """
+        self._hear_upstream()
         self._stopped = True
         self._stop_reason = reason
 
@@ -295,6 +296,10 @@ class Rollout:
     def on_close(self, callback: Callable[[], None]) -> None:
         """Have a callback called when it has ended. For who opened it: there is one."""
         self._closed_callback = callback
+
+    def _hear_upstream(self) -> None:
+        for exchange in self._running:
+            exchange.hear_upstream()
 
     def _earned(self, unless_failed: RolloutOutcome | None) -> RolloutOutcome:
         if self._error is not None or _is_set(self.state, "error"):

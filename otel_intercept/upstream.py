@@ -1,6 +1,7 @@
 """See how upstream calls end: as futures, or as ``with`` blocks."""
 
 import asyncio
+import concurrent.futures
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -12,17 +13,23 @@ from otel_intercept.ids import draw_span_id, new_span_id
 from otel_intercept.owner import Intake
 from otel_intercept.record import UpstreamWait
 from otel_intercept.semconv import Phase
-from otel_intercept.shield import confess
+from otel_intercept.shield import confess, shielded
 from otel_intercept.trouble import Trouble
 
-Ended: TypeAlias = Callable[[int, BaseException | None, Phase], None]
-"""Takes the start (``perf_counter_ns``), what was raised, and the phase."""
+Ended: TypeAlias = Callable[[int, BaseException | None], None]
+"""Takes the start (``perf_counter_ns``), and what was raised."""
 
 MAX_WAITS: Final = 16
 """Upstream waits kept per exchange; of more retries the first ones are kept."""
 
+UNHEARD: Final = -1
+"""Stands for the start of a wait whose end asyncio was not asked to tell of."""
+
 _RESPONSE_FUTURE: Final = Phase.RESPONSE_FUTURE
 _UPSTREAM_CALL: Final = Phase.UPSTREAM_CALL
+# What a future raises to say so, depending on whose it is.
+_CANCELLED: Final = (asyncio.CancelledError, concurrent.futures.CancelledError)
+
 _UNTIMED: Final = (UpstreamWait(0, 0, 0, None),)
 """A wait of which nobody will ask more than whether there was one."""
 
@@ -36,12 +43,24 @@ class Watched(Protocol):
     def exception(self) -> BaseException | None:
         """Return what it failed with. Raises a cancellation if it was cancelled."""
 
+    def add_done_callback(self, callback: "Callable[[Watched], None]", /) -> object:
+        """Have a function called in a later turn of the loop, once it has ended."""
+
+
+Watch: TypeAlias = tuple[Watched, int | None]
+"""A future, and since when it is waited for."""
+
 
 class UpstreamCalls(Delivery):
     """The upstream calls of an exchange: what is pending, and how long each took.
 
     asyncio tells of a future's end only in the next turn of the loop, while a handler
     that awaits a future that is done goes on at once, so the end is also looked up.
+
+    Without telemetry asyncio is not even asked to tell of the first future, which would
+    cost more than all else then. Before the answer begins and while there is no trouble
+    its end changes nothing by itself, so it is soon enough to hear of it when somebody
+    asks, or when something happens that it has to come before.
     """
 
     __slots__ = ("_intake", "_pending", "_trouble", "_waits")
@@ -49,19 +68,26 @@ class UpstreamCalls(Delivery):
     _intake: Intake | None
     """Takes the record; None if telemetry is off, and there is no use for one."""
 
-    _pending: tuple[tuple[Watched, int | None], ...]
+    _pending: tuple[Watch, ...]
     """What asyncio has not told of yet, and since when it is waited for
-    (``perf_counter_ns``); None once its end was looked up."""
+    (``perf_counter_ns``); None once its end was looked up. `UNHEARD` only stands alone,
+    without telemetry, while no answer has begun and no cause of trouble is known."""
 
     _trouble: Trouble | None
     _waits: tuple[UpstreamWait, ...]
+
+    @shielded
+    def hear_upstream(self) -> None:
+        """Take in what futures have ended with, for who asks for it or changes it."""
+        if self._pending:
+            self._hear()
 
     def _future_ended(self, future: Watched) -> None:
         """Report a future's end, unless that was looked up. For asyncio to call."""
         try:
             try:
                 exc = future.exception()
-            except asyncio.CancelledError:
+            except _CANCELLED:
                 exc = asyncio.CancelledError()
             pending = self._pending
             # Nearly always it is the only one, and all is well.
@@ -108,7 +134,19 @@ class UpstreamCalls(Delivery):
 
     def _look_upstream(self) -> None:
         """Report futures that have ended, before asyncio tells of them."""
-        for watch in self._pending:
+        pending = self._pending
+        if pending and pending[0][1] == UNHEARD:
+            future = pending[0][0]
+            if future.done():
+                self._pending = ()
+                exc = _exception_of(future)
+                if exc is None:
+                    # What could have gone wrong before would have had it heard of.
+                    self._waits = _UNTIMED
+                else:
+                    self._upstream_ended(UNHEARD, exc, _RESPONSE_FUTURE)
+            return
+        for watch in pending:
             future, since = watch
             if since is None or not future.done():
                 continue
@@ -119,11 +157,26 @@ class UpstreamCalls(Delivery):
                 )
                 self._upstream_ended(since, _exception_of(future), _RESPONSE_FUTURE)
 
+    def _hear(self) -> None:
+        """Report what has ended, and have asyncio tell of what has not."""
+        self._look_upstream()
+        pending = self._pending
+        if pending and pending[0][1] == UNHEARD:
+            future = pending[0][0]
+            future.add_done_callback(self._future_ended)
+            self._pending = ((future, time.perf_counter_ns()),)
+
+    def _call_ended(self, started: int, exc: BaseException | None) -> None:
+        """Report that an upstream call has ended now, after what ended before it."""
+        self.hear_upstream()
+        self._upstream_ended(started, exc, _UPSTREAM_CALL)
+
     def _let_go(self) -> None:
         """Keep no future that runs, only how long each was waited for until now.
 
         Those that end later are still reported.
         """
+        self._hear()
         watches = self._pending
         self._pending = tuple(watch for watch in watches if watch[1] is None)
         for _, since in watches:
@@ -132,7 +185,9 @@ class UpstreamCalls(Delivery):
 
     def _waited(self, started: int, failure: Failure | None) -> None:
         """Keep one wait that ends now, within the bound."""
-        if len(self._waits) < MAX_WAITS:
+        if self._intake is None:
+            self._waits = _UNTIMED
+        elif len(self._waits) < MAX_WAITS:
             wait = UpstreamWait(
                 new_span_id(),
                 self._epoch_ns + started,
@@ -166,12 +221,12 @@ class UpstreamCall:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._ended(self._started, exc, _UPSTREAM_CALL)
+        self._ended(self._started, exc)
 
 
 def _exception_of(future: Watched) -> BaseException | None:
     try:
         return future.exception()
-    except asyncio.CancelledError:
+    except _CANCELLED:
         # A new one: what was raised here holds this frame, and so itself.
         return asyncio.CancelledError()

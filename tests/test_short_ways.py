@@ -1,13 +1,15 @@
 """The short ways of exchanges where all is well say what the long ways say."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 from msgspec.structs import replace
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from otel_intercept import (
     ErrorType,
@@ -15,15 +17,18 @@ from otel_intercept import (
     ExchangeOutcome,
     Phase,
     Rollout,
+    RolloutError,
     RolloutRegistry,
 )
 from otel_intercept.record import ExchangeEnded, Request
 from otel_intercept.recorder import Recorder
 from otel_intercept.semconv import Dialect
+from otel_intercept.settings import Settings
 from otel_intercept.telemetry import Telemetry
 
 REQUEST = Request("POST", "/{id}/messages", "https", Dialect.MESSAGES, 2, (7, 8))
 BODY = {"model": "m-1", "max_tokens": 9}
+KEY = bytes(16)
 ANSWER = {"model": "m-2", "usage": {"input_tokens": 3, "output_tokens": 4}}
 
 Call = Callable[[Exchange], None]
@@ -387,6 +392,410 @@ async def test_what_futures_end_with_counts_the_same_without_telemetry(
 
     assert seen[0] == seen[1]
     assert unheard == []
+
+
+class Stage:
+    """A rollout and an exchange, with telemetry or without, and what is seen of them.
+
+    Args:
+        recorded: Whether there is telemetry.
+    """
+
+    def __init__(self, *, recorded: bool) -> None:
+        exporter = InMemorySpanExporter() if recorded else None
+        settings = Settings(recorder="inline", fingerprint_key=KEY)
+        self.loop = asyncio.get_running_loop()
+        self.registry = RolloutRegistry(
+            Telemetry(span_exporter=exporter, settings=settings)
+        )
+        self.state: dict[str, object] = {}
+        self.rollout = self.registry.open("r1", state=self.state)
+        self.is_there = True
+        self.seen: list[object] = []
+        self.exchange = self.start()
+
+    def start(self) -> Exchange:
+        """Start another exchange."""
+        return self.rollout.start_exchange(REQUEST, lambda _: self.is_there)
+
+    def watch(self) -> "asyncio.Future[None]":
+        """Watch a future."""
+        return self.exchange.watch(self.loop.create_future())
+
+    def see(self) -> None:
+        """See what has come of it so far, without asking the exchange."""
+        error = self.state.get("error")
+        phase = error.failure.phase if isinstance(error, RolloutError) else None
+        self.seen.append((type(error), phase, self.rollout.failures))
+
+    def answer(self, status: int = 200) -> None:
+        """Answer as the middleware does."""
+        if self.exchange.returns_plainly():
+            self.exchange.answers_whole(status)
+            self.exchange.answer_ended()
+        else:
+            self.exchange.handler_returned()
+            self.exchange.answer_began(status, event_stream=False)
+            self.exchange.answer_ended()
+
+
+async def turn() -> None:
+    """Let asyncio tell of what has ended."""
+    await asyncio.sleep(0)
+
+
+Tale = Callable[[Stage], Awaitable[None]]
+
+
+async def watched_after_the_end(stage: Stage) -> None:
+    """A future fails that was first watched when all was over."""
+    stage.answer()
+    stage.watch().set_exception(TimeoutError())
+    await turn()
+
+
+async def watched_behind_the_status_line(stage: Stage) -> None:
+    """A future fails that was first watched when the answer had begun."""
+    stage.exchange.answer_began(200, event_stream=False)
+    stage.watch().set_exception(TimeoutError())
+    await turn()
+    stage.see()
+
+
+async def watched_beside_trouble(stage: Stage) -> None:
+    """A future fails that was first watched when the agent had left."""
+    stage.is_there = False
+    stage.exchange.fail(asyncio.CancelledError(), phase=Phase.HANDLER)
+    stage.watch().set_exception(TimeoutError())
+    await turn()
+    stage.see()
+
+
+async def heard_of_once_there_is_trouble(stage: Stage) -> None:
+    """A future fails that runs on when the agent has left."""
+    future = stage.watch()
+    stage.is_there = False
+    stage.exchange.fail(asyncio.CancelledError(), phase=Phase.HANDLER)
+    future.set_exception(TimeoutError())
+    await turn()
+    stage.see()
+
+
+async def begun_before_it_fails(stage: Stage) -> None:
+    """A future fails behind the status line of a body that nobody had described."""
+    future = stage.watch()
+    stage.exchange.answer_began(200, event_stream=True)
+    future.set_exception(TimeoutError())
+    await turn()
+    stage.see()
+
+
+async def made_good_in_the_same_call(stage: Stage) -> None:
+    """A future fails inside a call, which succeeds nevertheless."""
+    with stage.exchange.upstream_call():
+        stage.watch().set_exception(TimeoutError())
+        await turn()
+
+
+async def made_good_by_a_reported_call(stage: Stage) -> None:
+    """A future fails, and a call of somebody else's then succeeds."""
+    stage.watch().set_exception(TimeoutError())
+    await turn()
+    stage.exchange.upstream_called(1, None)
+
+
+async def made_good_by_the_next_future(stage: Stage) -> None:
+    """A future fails, and then another succeeds."""
+    first, second = stage.watch(), stage.watch()
+    first.set_exception(TimeoutError())
+    await turn()
+    second.set_result(None)
+    await turn()
+
+
+async def made_good_before_another_call_fails(stage: Stage) -> None:
+    """A future succeeds between two calls that fail, of which the second stands."""
+    fail_a_call(stage.exchange)
+    stage.watch().set_result(None)
+    await turn()
+    with contextlib.suppress(ConnectionError), stage.exchange.upstream_call():
+        raise ConnectionRefusedError
+
+
+async def failed_before_a_stop(stage: Stage) -> None:
+    """A future fails, and then the rollout stops."""
+    stage.watch().set_exception(TimeoutError())
+    await turn()
+    stage.rollout.stop("done")
+
+
+async def failed_after_a_stop(stage: Stage) -> None:
+    """A future fails once the rollout has stopped."""
+    future = stage.watch()
+    stage.rollout.stop("done")
+    future.set_exception(TimeoutError())
+    await turn()
+
+
+async def failed_on_a_prompt_too_long(stage: Stage) -> None:
+    """A future fails once the host has noted why."""
+    future = stage.watch()
+    stage.state["prompt_too_long"] = True
+    future.set_exception(TimeoutError())
+    await turn()
+
+
+async def failed_before_the_handler(stage: Stage) -> None:
+    """A handler stumbles over what its future failed with."""
+    stage.watch().set_exception(TimeoutError())
+    stage.exchange.handler_raised(ValueError())
+
+
+async def failed_at_watch(stage: Stage) -> None:
+    """A future had failed before it was watched, and the rollout closes at once."""
+    future: asyncio.Future[None] = stage.loop.create_future()
+    future.set_exception(TimeoutError())
+    _ = stage.exchange.watch(future)
+    stage.registry.close("r1")
+    stage.see()
+
+
+async def watched_twice(stage: Stage) -> None:
+    """A future that is watched twice fails."""
+    future = stage.watch()
+    _ = stage.exchange.watch(future)
+    future.set_exception(TimeoutError())
+    await turn()
+
+
+async def watched_by_two(stage: Stage) -> None:
+    """A future fails that is watched by two exchanges, of which one has ended."""
+    future = stage.watch()
+    other = stage.start()
+    _ = other.watch(future)
+    assert other.returns_plainly()
+    other.answers_whole(200)
+    other.answer_ended()
+    future.set_exception(TimeoutError())
+    await turn()
+    stage.see()
+
+
+async def past_a_deadline(stage: Stage) -> None:
+    """A handler gives its future up at a deadline of its own."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stage.watch(), 0.001)
+    stage.answer(504)
+
+
+async def past_a_shielded_deadline(stage: Stage) -> None:
+    """A handler gives up a future that goes on, and fails late."""
+    future = stage.watch()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(future), 0.001)
+    stage.answer(504)
+    future.set_exception(TimeoutError())
+    await turn()
+
+
+async def torn_down(stage: Stage) -> None:
+    """A rollout ends under its call, before the agent leaves."""
+    future = stage.watch()
+    stage.registry.close("r1")
+    future.cancel()
+    await turn()
+    stage.is_there = False
+    stage.answer(499)
+
+
+async def given_up_before_teardown(stage: Stage) -> None:
+    """A handler gives its future up, and its rollout ends before it can say so."""
+    stage.watch().cancel()
+    await turn()
+    stage.registry.close("r1")
+    stage.answer(504)
+
+
+async def left(stage: Stage) -> None:
+    """An agent leaves, and its call is cancelled for it."""
+    future = stage.watch()
+    stage.is_there = False
+    future.cancel()
+    await turn()
+    stage.answer(499)
+
+
+async def left_and_answered(stage: Stage) -> None:
+    """An agent leaves, its call is cancelled, and a handler answers all the same."""
+    future = stage.watch()
+    stage.is_there = False
+    future.cancel()
+    await turn()
+    stage.answer()
+
+
+async def shut_down(stage: Stage) -> None:
+    """A server cancels what runs, and then finds its own connection closed."""
+    stage.watch().cancel()
+    stage.exchange.handler_returned()
+    stage.exchange.write_failed(ConnectionResetError(), phase=Phase.PREPARE)
+
+
+async def switched(stage: Stage) -> None:
+    """A WebSocket's future fails after the handshake."""
+    future = stage.watch()
+    stage.exchange.answer_began(101, event_stream=False)
+    future.set_exception(TimeoutError())
+    await turn()
+    stage.see()
+    stage.exchange.handler_returned()
+
+
+O = ExchangeOutcome  # noqa: E741 - the table below
+
+
+@pytest.mark.parametrize(
+    ("tale", "outcome", "failures"),
+    [
+        (watched_after_the_end, O.OK, 1),
+        (watched_behind_the_status_line, O.SILENT_EMPTY, 1),
+        (watched_beside_trouble, O.AGENT_GONE, 1),
+        (heard_of_once_there_is_trouble, O.AGENT_GONE, 1),
+        (begun_before_it_fails, O.CUT, 1),
+        (made_good_in_the_same_call, O.OK, 0),
+        (made_good_by_a_reported_call, O.OK, 0),
+        (made_good_by_the_next_future, O.OK, 0),
+        (made_good_before_another_call_fails, O.SILENT_EMPTY, 1),
+        (failed_before_a_stop, O.SILENT_EMPTY, 1),
+        (failed_after_a_stop, O.CLEAN_STOP, 0),
+        (failed_on_a_prompt_too_long, O.CLEAN_STOP, 0),
+        (failed_before_the_handler, O.SILENT_EMPTY, 1),
+        (failed_at_watch, O.SILENT_EMPTY, 1),
+        (watched_twice, O.SILENT_EMPTY, 1),
+        (watched_by_two, O.SILENT_EMPTY, 2),
+        (past_a_deadline, O.UPSTREAM_FAILED, 1),
+        (past_a_shielded_deadline, O.UPSTREAM_FAILED, 2),
+        (torn_down, O.CANCELLED, 0),
+        (given_up_before_teardown, O.UPSTREAM_FAILED, 1),
+        (left, O.AGENT_GONE, 0),
+        (left_and_answered, O.AGENT_GONE, 0),
+        (shut_down, O.CANCELLED, 0),
+        (switched, O.SILENT_EMPTY, 1),
+    ],
+)
+async def test_what_comes_first_counts_first_without_telemetry_too(
+    tale: Tale, outcome: ExchangeOutcome, failures: int
+) -> None:
+    """Outcome, failure and the state's error are the same, and there as soon."""
+    said: list[object] = []
+    for recorded in (True, False):
+        stage = Stage(recorded=recorded)
+        await tale(stage)
+        if stage.exchange.outcome is None:
+            stage.answer()
+        stage.see()
+        exchange = stage.exchange
+        said.append((stage.seen, exchange.failure, exchange.called_upstream))
+
+        assert exchange.outcome is outcome
+        assert stage.rollout.failures == failures
+
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+async def test_what_the_host_sets_meanwhile_comes_first_without_telemetry(
+    recorded: bool,
+) -> None:
+    """A clean stop that nobody tells of hides a failure that nobody had looked at."""
+    stage = Stage(recorded=recorded)
+    stage.watch().set_exception(TimeoutError())
+    await turn()
+
+    stage.state["prompt_too_long"] = True
+    stage.answer()
+
+    assert stage.exchange.outcome is (O.SILENT_EMPTY if recorded else O.CLEAN_STOP)
+
+
+Ending = Callable[["concurrent.futures.Future[None]"], object]
+
+ENDINGS: list[Ending] = [
+    lambda _: None,
+    lambda future: future.set_result(None),
+    lambda future: future.set_exception(TimeoutError()),
+    lambda future: future.cancel(),
+]
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("end", ENDINGS, ids=("never", "well", "badly", "cancelled"))
+async def test_the_future_of_an_executor_is_watched_the_same_without_telemetry(
+    end: Ending, before: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It tells at once and in any thread, and says in its own way that it is over."""
+    said: list[object] = []
+    for recorded in (True, False):
+        stage = Stage(recorded=recorded)
+        future: concurrent.futures.Future[None] = concurrent.futures.Future()
+        if before:
+            end(future)
+        watch_anything(stage.exchange, future)
+        if not before:
+            end(future)
+        stage.answer()
+        stage.see()
+        said.append((stage.seen, stage.exchange.outcome, stage.exchange.failure))
+
+    assert said[0] == said[1]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+async def test_what_is_no_future_is_said_once(
+    recorded: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Watching it says in one constant line that it was in vain; traffic goes on."""
+    stage = Stage(recorded=recorded)
+
+    watch_anything(stage.exchange, "sk-canary-0f77e1")
+    stage.answer()
+
+    assert stage.exchange.outcome is O.OK
+    assert [record.getMessage() for record in caplog.records] == [
+        "telemetry failed in Exchange.watch; please report it"
+    ]
+
+
+def watch_anything(exchange: Exchange, future: object) -> None:
+    """Watch what the types do not allow."""
+    watch: Callable[[object], object] = getattr(exchange, "watch")  # noqa: B009 - as said
+    assert watch(future) is future
+
+
+@pytest.mark.parametrize("before", [False, True])
+async def test_no_log_is_told_how_a_future_failed_whose_exchange_never_ends(
+    before: bool,
+) -> None:
+    """Whether it fails before or after everybody has let go of the exchange."""
+    printed: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: printed.append(context))
+    future = Stage(recorded=True).watch()
+    gone = weakref.ref(future)
+
+    if before:
+        future.set_exception(ValueError("sk-canary-0f77e1"))
+        await turn()
+    gc.collect()
+    if not before:
+        future.set_exception(ValueError("sk-canary-0f77e1"))
+        await turn()
+    del future
+    gc.collect()
+
+    assert gone() is None
+    assert printed == []
 
 
 @pytest.mark.parametrize("late", [False, True])
