@@ -6,9 +6,10 @@ import re
 from array import array
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from types import FunctionType
 
 import pytest
-from aiohttp import ClientConnectionResetError, web
+from aiohttp import ClientConnectionResetError, http_writer, web
 from aiohttp.http import StreamWriter
 
 from otel_intercept import Exchange, Phase, RolloutRegistry
@@ -407,7 +408,8 @@ async def test_an_aiohttp_that_frames_otherwise_frames_each_chunk(
     kinds: list[type] = []
     registry.open("r1")
     size = f"{len(chunk('x' * 90)):x}"
-    with put_around("_write_chunked_payload", shouts):
+    own = FunctionType(shouts.__code__, vars(http_writer))
+    with put_around("_write_chunked_payload", own):
         got = await ask(await serve(Scene(script).app(registry)))
 
     assert kinds == [ObservedWriter]

@@ -1,4 +1,4 @@
-"""Plain answers are reported as a writer that is watched step by step reports them."""
+"""What is sent in one step is seen on all sides as what aiohttp sends."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from aiohttp import web
-from aiohttp.http import StreamWriter
 from opentelemetry.sdk.trace import ReadableSpan
 
 from otel_intercept import (
@@ -20,7 +19,9 @@ from otel_intercept import (
     exchange_from,
     instrument_app,
 )
+from otel_intercept.middleware.whole import MAX_BODY
 from otel_intercept.testing import TelemetryRecorder
+from tests.one_step import OneSteps
 from tests.served import until
 
 if TYPE_CHECKING:
@@ -34,8 +35,21 @@ LARGE: Final = '{"a": "' + "x" * 20_000_000 + '"}'
 EVENTS: Final = 'data: {"choices":[{"delta":{"content":"hi"}}]}\n\ndata: [DONE]\n\n'
 
 
-class Watched(web.Response):
-    """A response that is not plain, so that its writer is watched."""
+NOTE: Final = web.ResponseKey("note", int)
+
+
+class LeftToAiohttp(web.Response):
+    """A response that aiohttp sends, since its class is not aiohttp's own."""
+
+
+class Worded(str):
+    """A reason that looks like another."""
+
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        """Give another text than it has."""
+        return "Worded"
 
 
 class Stage:
@@ -47,13 +61,30 @@ class Stage:
         self.exchange: Exchange
         self.future: asyncio.Future[None]
         self.runner: web.AppRunner
-        self.writer: object = None
+        self.sent_before = 0
         self.protocol: RequestHandler | None = None
         self.kept: web.Response | None = None
 
     def json(self, text: str = '{"ok": true}', *, status: int = 200) -> web.Response:
         """Answer in JSON."""
         return self.kind(text=text, status=status, content_type="application/json")
+
+    def because(self, reason: str, status: int = 200) -> web.Response:
+        """Answer in JSON, with a reason."""
+        return self.kind(
+            text="{}", status=status, reason=reason, content_type="application/json"
+        )
+
+    def under(self, **headers: str) -> web.Response:
+        """Answer with headers that are spelled as they are given."""
+        spelled = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.kind(body=b"{}", headers=spelled)
+
+    def changed(self, change: Callable[[web.Response], object]) -> web.Response:
+        """Answer in JSON, after a change to the answer."""
+        answer = self.json()
+        change(answer)
+        return answer
 
     def text(self, text: str, content_type: str) -> web.Response:
         """Answer in anything."""
@@ -126,6 +157,14 @@ async def close_the_connection(stage: Stage) -> None:
     stage.protocol.transport.close()
 
 
+async def make_writes_wait(stage: Stage) -> None:
+    """Have no write done before all of it has gone."""
+    stage.future.set_result(None)
+    assert stage.protocol is not None
+    assert stage.protocol.transport is not None
+    stage.protocol.transport.set_write_buffer_limits(0)
+
+
 async def see_the_agent_off(_stage: Stage) -> None:
     """Give a lost connection the time to be noticed."""
     await asyncio.sleep(0.1)
@@ -195,7 +234,8 @@ class Scene:
 
     ``meanwhile`` happens while the agent does not read the body. ``leaves``: before
     the answer, or in the body; ``cancels``: then aiohttp cancels the handler.
-    ``watched``: the writer is watched after all.
+    ``one_step``: the last answer is sent so. ``connection``: what the agent asks for
+    with its last request.
     """
 
     answer: Answer = Stage.json
@@ -208,7 +248,9 @@ class Scene:
     stream: bool = False
     requests: int = 1
     outcome: str = "ok"
-    watched: bool = False
+    one_step: bool = False
+    version: str = "1.1"
+    connection: str = "close"
 
 
 def many() -> str:
@@ -217,16 +259,22 @@ def many() -> str:
 
 
 SCENES: Final = {
-    "json": Scene(),
-    "json, kept alive": Scene(requests=3),
-    "json to a stream": Scene(stream=True),
-    "bytes": Scene(answer=lambda stage: stage.body(b"{}")),
-    "404": Scene(answer=lambda stage: stage.json(status=404), outcome="rejected"),
+    "json": Scene(one_step=True),
+    "json, kept alive": Scene(requests=3, one_step=True),
+    "json to a stream": Scene(stream=True, one_step=True),
+    "bytes": Scene(answer=lambda stage: stage.body(b"{}"), one_step=True),
+    "404": Scene(
+        answer=lambda stage: stage.json(status=404), outcome="rejected", one_step=True
+    ),
     "429": Scene(
-        answer=lambda stage: stage.json(status=429), outcome="upstream_failed"
+        answer=lambda stage: stage.json(status=429),
+        outcome="upstream_failed",
+        one_step=True,
     ),
     "503": Scene(
-        answer=lambda stage: stage.json(status=503), outcome="upstream_failed"
+        answer=lambda stage: stage.json(status=503),
+        outcome="upstream_failed",
+        one_step=True,
     ),
     "head": Scene(method="HEAD"),
     "head of a page": Scene(
@@ -234,51 +282,115 @@ SCENES: Final = {
         method="HEAD",
         stream=True,
         outcome="no_terminal",
-        watched=True,
     ),
-    "204": Scene(answer=lambda stage: stage.kind(status=204), watched=True),
+    "204": Scene(answer=lambda stage: stage.kind(status=204)),
     "304": Scene(answer=lambda stage: stage.json(status=304)),
     "204 to a stream": Scene(
         answer=lambda stage: stage.kind(status=204),
         stream=True,
         outcome="no_terminal",
-        watched=True,
     ),
-    "a page": Scene(answer=lambda stage: stage.text("<p>", "text/html"), watched=True),
+    "a reason of formats": Scene(
+        answer=lambda stage: stage.because("100 % of %d, %b and %s"), one_step=True
+    ),
+    "a reason of many lines": Scene(
+        answer=lambda stage: stage.because(f"{SECRET}\r\nX: y"),
+        outcome="handler_failed",
+    ),
+    "a reason that becomes many lines": Scene(
+        answer=lambda stage: stage.changed(
+            lambda answer: setattr(answer, "_reason", f"{SECRET}\r\nX: y")
+        ),
+        outcome="handler_failed",
+    ),
+    "a reason like another": Scene(answer=lambda stage: stage.because(Worded("OK"))),
+    "no reason": Scene(answer=lambda stage: stage.because(""), one_step=True),
+    "500, and nothing failed": Scene(
+        answer=lambda stage: stage.json(status=500),
+        outcome="upstream_failed",
+        one_step=True,
+    ),
+    "HTTP/1.0": Scene(version="1.0", one_step=True),
+    "HTTP/1.0, kept alive": Scene(
+        version="1.0", connection="keep-alive", one_step=True
+    ),
+    "kept alive": Scene(connection="keep-alive", requests=2, one_step=True),
+    "put": Scene(method="PUT", one_step=True),
+    "as many bytes as go in one step": Scene(
+        answer=lambda stage: stage.body(b"x" * MAX_BODY), one_step=True
+    ),
+    "one byte more": Scene(answer=lambda stage: stage.body(b"x" * (MAX_BODY + 1))),
+    "no bytes": Scene(answer=lambda stage: stage.body(b"")),
+    "no body": Scene(answer=lambda stage: stage.body(None)),
+    "a bytearray": Scene(answer=lambda stage: stage.body(bytearray(b"{}"))),
+    "a header as it is spelled": Scene(
+        answer=lambda stage: stage.under(Content_Type="application/json"),
+        one_step=True,
+    ),
+    "a header in small letters": Scene(
+        answer=lambda stage: stage.under(content_type="application/json"), one_step=True
+    ),
+    "a header more": Scene(
+        answer=lambda stage: stage.under(Content_Type="application/json", X_A="b")
+    ),
+    "a header that names no type": Scene(answer=lambda stage: stage.under(X_A="b")),
+    "a cookie": Scene(
+        answer=lambda stage: stage.changed(lambda answer: answer.set_cookie("a", "b"))
+    ),
+    "a connection to be closed": Scene(
+        answer=lambda stage: stage.changed(web.Response.force_close),
+        connection="keep-alive",
+    ),
+    "another body": Scene(
+        answer=lambda stage: stage.changed(
+            lambda answer: setattr(answer, "body", b"[1, 2, 3]")
+        ),
+        one_step=True,
+    ),
+    "another text": Scene(
+        answer=lambda stage: stage.changed(
+            lambda answer: setattr(answer, "text", "[1, 2, 3]")
+        )
+    ),
+    "another status": Scene(
+        answer=lambda stage: stage.changed(lambda answer: answer.set_status(402)),
+        outcome="rejected",
+        one_step=True,
+    ),
+    "a note on it": Scene(
+        answer=lambda stage: stage.changed(lambda answer: answer.__setitem__(NOTE, 1)),
+        one_step=True,
+    ),
+    "an attribute of its own": Scene(
+        answer=lambda stage: stage.changed(lambda answer: setattr(answer, "note", 1))
+    ),
+    "writes that wait": Scene(before=make_writes_wait),
+    "a page": Scene(answer=lambda stage: stage.text("<p>", "text/html")),
     "a page to a stream": Scene(
         answer=lambda stage: stage.text("<p>", "text/html"),
         stream=True,
         outcome="no_terminal",
-        watched=True,
     ),
     "events in one piece": Scene(
-        answer=lambda stage: stage.text(EVENTS, "text/event-stream"), watched=True
+        answer=lambda stage: stage.text(EVENTS, "text/event-stream")
     ),
     "compressed": Scene(answer=lambda stage: stage.compressed('{"ok": true}')),
     "compressed in a thread": Scene(answer=lambda stage: stage.compressed(many())),
     "chunked": Scene(answer=Stage.chunked),
-    "a payload": Scene(
-        answer=lambda stage: stage.body(io.BytesIO(b"{}")), watched=True
-    ),
+    "a payload": Scene(answer=lambda stage: stage.body(io.BytesIO(b"{}"))),
     "a payload that breaks off": Scene(
-        answer=lambda stage: stage.body(broken_source()), outcome="cut", watched=True
+        answer=lambda stage: stage.body(broken_source()), outcome="cut"
     ),
-    "bad headers": Scene(
-        answer=Stage.with_bad_headers, outcome="handler_failed", watched=True
-    ),
-    "an answer sent before": Scene(answer=Stage.again, requests=2, watched=True),
-    "over a failure": Scene(before=swallow, outcome="silent_empty", watched=True),
-    "over a failed write": Scene(
-        before=note_a_failed_write, outcome="cut", watched=True
-    ),
-    "a signal raises": Scene(signal=raises, outcome="handler_failed", watched=True),
+    "bad headers": Scene(answer=Stage.with_bad_headers, outcome="handler_failed"),
+    "an answer sent before": Scene(answer=Stage.again, requests=2),
+    "over a failure": Scene(before=swallow, outcome="silent_empty"),
+    "over a failed write": Scene(before=note_a_failed_write, outcome="cut"),
+    "a signal raises": Scene(signal=raises, outcome="handler_failed"),
     "a signal loses the connection": Scene(
-        signal=loses_the_connection, outcome="handler_failed", watched=True
+        signal=loses_the_connection, outcome="handler_failed"
     ),
-    "a signal refuses": Scene(signal=refuses, outcome="cancelled", watched=True),
-    "a signal makes it a page": Scene(
-        signal=turns_into_a_page, stream=True, watched=True
-    ),
+    "a signal refuses": Scene(signal=refuses, outcome="cancelled"),
+    "a signal makes it a page": Scene(signal=turns_into_a_page, stream=True),
     "upstream fails before the headers": Scene(
         before=upstream_hangs, signal=lets_upstream_fail, outcome="silent_empty"
     ),
@@ -286,11 +398,9 @@ SCENES: Final = {
     "a write fails elsewhere before the headers": Scene(
         before=upstream_hangs, signal=fails_elsewhere, outcome="cut"
     ),
-    "the connection closes": Scene(
-        before=close_the_connection, outcome="agent_gone", watched=True
-    ),
+    "the connection closes": Scene(before=close_the_connection, outcome="agent_gone"),
     "the agent has left": Scene(
-        before=see_the_agent_off, leaves="before", outcome="agent_gone", watched=True
+        before=see_the_agent_off, leaves="before", outcome="agent_gone"
     ),
     "the agent leaves before the headers, which cancels": Scene(
         signal=hangs, leaves="before", cancels=True, outcome="agent_gone"
@@ -334,7 +444,7 @@ class Seen:
     spans: list[tuple[object, ...]]
     error: tuple[object, ...] | None
     failures: int
-    watched: bool = field(compare=False)
+    one_step: bool = field(compare=False)
 
 
 def attributes(span: ReadableSpan) -> tuple[object, ...]:
@@ -358,8 +468,8 @@ def attributes(span: ReadableSpan) -> tuple[object, ...]:
 async def ask(scene: Scene, stage: Stage, port: int) -> bytes | None:
     """Be the agent; return what came, or None where that depends on the moment."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = f"{scene.method} {CHAT} HTTP/1.1\r\nHost: x\r\n"
-    last = head + "Connection: close\r\n\r\n"
+    head = f"{scene.method} {CHAT} HTTP/{scene.version}\r\nHost: x\r\n"
+    last = head + f"Connection: {scene.connection}\r\n\r\n"
     writer.write(((head + "\r\n") * (scene.requests - 1) + last).encode())
     if scene.meanwhile is not None or scene.leaves == "in the body":
         await until(
@@ -386,9 +496,11 @@ async def play(scene: Scene, kind: type[web.Response]) -> Seen:
     registry = RolloutRegistry(recorder.telemetry)
     rollout = registry.open("r1", trace_id=TRACE_ID)
     stage = Stage(kind, registry)
+    steps = OneSteps()
 
     async def handle(request: web.Request) -> web.Response:
-        stage.writer, stage.protocol = request.writer, request.protocol
+        stage.protocol = request.protocol
+        stage.sent_before = steps.sent
         stage.exchange = exchange_from(request)
         stage.exchange.describe_request({"stream": scene.stream})
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -398,20 +510,22 @@ async def play(scene: Scene, kind: type[web.Response]) -> Seen:
 
     async def signal(request: web.Request, response: web.StreamResponse) -> None:
         assert exchange_from(request) is stage.exchange
-        if scene.signal is not None:
-            await scene.signal(stage, response)
+        assert scene.signal is not None
+        await scene.signal(stage, response)
 
     app = web.Application()
     app.router.add_route("*", ROUTE, handle)
-    app.on_response_prepare.append(signal)
+    if scene.signal is not None:
+        app.on_response_prepare.append(signal)
     instrument_app(app, registry)
     stage.runner = web.AppRunner(
         app, shutdown_timeout=0.1, handler_cancellation=scene.cancels
     )
     await stage.runner.setup()
     await web.TCPSite(stage.runner, "127.0.0.1", 0).start()
-    wire = await ask(scene, stage, stage.runner.addresses[0][1])
-    await until(lambda: stage.exchange.outcome is not None)
+    with steps:
+        wire = await ask(scene, stage, stage.runner.addresses[0][1])
+        await until(lambda: stage.exchange.outcome is not None)
     await stage.runner.cleanup()
     recorder.flush()
     spans = [
@@ -427,18 +541,21 @@ async def play(scene: Scene, kind: type[web.Response]) -> Seen:
         if error is None
         else (type(error), error.failure.phase, error.failure.error_type),
         rollout.failures,
-        type(stage.writer) is not StreamWriter,
+        steps.sent > stage.sent_before,
     )
 
 
 @pytest.mark.parametrize("name", SCENES)
-async def test_a_plain_answer_is_seen_as_a_watched_one_is(name: str) -> None:
-    """Bytes, spans, outcome, error and failures are those of a watched writer."""
+async def test_what_is_sent_in_one_step_is_seen_as_what_aiohttp_sends(
+    name: str,
+) -> None:
+    """Bytes, spans, outcome, error and failures are those of aiohttp's own way."""
     scene = SCENES[name]
 
-    plain = await play(scene, web.Response)
-    watched = await play(scene, Watched)
+    own = await play(scene, web.Response)
+    left = await play(scene, LeftToAiohttp)
 
-    assert plain == watched
-    assert plain.watched is scene.watched
-    assert f"('intercept.exchange.outcome', '{scene.outcome}')" in str(plain.spans)
+    assert own == left
+    assert own.one_step is scene.one_step
+    assert not left.one_step
+    assert f"('intercept.exchange.outcome', '{scene.outcome}')" in str(own.spans)

@@ -56,11 +56,11 @@ async def answer(
         BaseException: What is no ``Exception``, such as a cancellation.
     """
     description = place.describe(request)
-    shorten_access_line(description)
     # An attribute that is called where it is looked up is taken for a method first.
     find = wiring.find
     rollout = find(rollout_id)
     if rollout is None:
+        shorten_access_line(description)
         # A handler may hand it on to that of another rollout route.
         if _REJECTED not in request:
             request[_REJECTED] = True
@@ -71,9 +71,13 @@ async def answer(
     try:
         if place.usual:
             # The task is this request's own, so nothing needs the context before.
-            enter(exchange)
+            if wiring.recorded:
+                enter(exchange)
+            else:
+                shorten_access_line(description)
             response = await handler(request)
         else:
+            shorten_access_line(description)
             response = await _call(place, request, handler, exchange)
         try:
             if (
@@ -85,6 +89,13 @@ async def answer(
                 # JSON in one piece is reported from here, and the same is said of it:
                 # only for something else is the writer watched, which costs more.
                 delattr(writer, WRITE_HEADERS)
+                whole = place.whole_answers
+                if (
+                    whole is not None
+                    and transport is not None
+                    and whole.send(exchange, response, request, writer, transport)
+                ):
+                    return response
                 try:
                     prepared = await response.prepare(request)
                 except Exception:

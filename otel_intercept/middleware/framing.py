@@ -4,15 +4,13 @@ aiohttp's writer takes three methods and a dozen objects for it. The bytes are t
 and go to the transport in one piece.
 """
 
-import asyncio
-from collections.abc import Iterable
 from functools import lru_cache
 from operator import attrgetter
-from types import CodeType
 from typing import Final
 
-from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import StreamWriter
+
+from otel_intercept.middleware.trial import TrialTransport, trial_writer, uses_only
 
 FRAME: Final = b"%x\r\n%b\r\n"
 """A chunk in the chunked encoding; takes its size and the chunk."""
@@ -60,37 +58,17 @@ def is_as_known(writer: StreamWriter) -> bool:
 @lru_cache(maxsize=8)
 def _do_as_known(*methods: object) -> bool:
     """Look at the code of the methods, and try what they do together."""
-    for method, names in zip(methods, _KNOWN_NAMES.values(), strict=True):
-        code = getattr(method, "__code__", None)
-        if not (isinstance(code, CodeType) and names.issuperset(code.co_names)):
-            return False
-    return all(_frames_as_known(size) for size in (1, SMALL - 1))
+    known = zip(methods, _KNOWN_NAMES.values(), strict=True)
+    return all(uses_only(method, names) for method, names in known) and all(
+        _frames_as_known(size) for size in (1, SMALL - 1)
+    )
 
 
 def _frames_as_known(size: int) -> bool:
     chunk = b"x" * size
-    transport = _Transport()
-    protocol = BaseProtocol(asyncio.get_running_loop())
-    protocol.transport = transport
-    writer = StreamWriter(protocol, asyncio.get_running_loop())
+    transport = TrialTransport()
+    writer = trial_writer(transport)
     writer._write_chunked_payload(chunk)  # noqa: SLF001 - what is tried
     framed = FRAME % (size, chunk)
     counted = writer.buffer_size, writer.output_size
-    return transport.written == [framed] and counted == (len(framed), len(framed))
-
-
-class _Transport(asyncio.Transport):
-    """A transport that keeps what is written, as it comes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written: list[object] = []
-
-    def is_closing(self) -> bool:
-        return False
-
-    def write(self, data: object) -> None:
-        self.written.append(data)
-
-    def writelines(self, list_of_data: Iterable[object]) -> None:
-        self.written.append([*list_of_data])
+    return transport.written == [(framed,)] and counted == (len(framed), len(framed))

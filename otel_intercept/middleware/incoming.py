@@ -8,6 +8,7 @@ from multidict import istr
 from otel_intercept.dialect import dialect_of
 from otel_intercept.middleware.connections import Connections
 from otel_intercept.middleware.foreign import is_foreign
+from otel_intercept.middleware.whole import WholeAnswers
 from otel_intercept.record import Request
 from otel_intercept.semconv import OTHER, Dialect
 from otel_intercept.trace_context import read_traceparent
@@ -38,6 +39,7 @@ class Place:
         foreign: Whether contrib's middleware stands in an app on the way.
         outermost: Whether no middleware of an app above may change the response.
         usual: Whether besides nothing of contrib stands on the way.
+        whole_answers: Sends what comes in one piece; None where an app has a say in it.
     """
 
     __slots__ = (
@@ -51,6 +53,7 @@ class Place:
         "is_agent_present",
         "outermost",
         "usual",
+        "whole_answers",
     )
 
     def __init__(
@@ -72,6 +75,9 @@ class Place:
         self.foreign = any(map(is_foreign, apps))
         self.outermost = not any(other.middlewares for other in self.apps_above)
         self.usual = self.outermost and not self.foreign
+        signals = any(other.on_response_prepare for other in apps)
+        sends = self.outermost and not signals
+        self.whole_answers = WholeAnswers() if sends else None
 
     def describe(self, request: web.Request) -> Request:
         """Return method, route template, scheme, dialect, retry count and link."""

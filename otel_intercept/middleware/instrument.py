@@ -94,7 +94,8 @@ def wire_app(
             "and for a sub-app before add_subapp()"
         )
     find = registry.get if implicit is None else implicit.ensure
-    wiring = Wiring(app, registry, rollout_id, implicit, Serving(app), find)
+    recorded = registry.telemetry.intake is not None
+    wiring = Wiring(app, registry, rollout_id, implicit, Serving(app), find, recorded)
     app[WIRING] = wiring
     app.on_shutdown.append(_note_shutdown)
     app.on_cleanup.append(_end_implicit)

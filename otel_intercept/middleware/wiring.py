@@ -31,6 +31,7 @@ class Wiring:
         implicit: Opens rollouts by itself, if the caller does not.
         serving: What is known of its requests.
         find: Returns the open rollout of an id, or None.
+        recorded: Whether telemetry is on: what handlers do may have spans then.
     """
 
     app: web.Application
@@ -39,6 +40,7 @@ class Wiring:
     implicit: IdleRollouts | None
     serving: Serving
     find: Callable[[str], Rollout | None]
+    recorded: bool
 
 
 WIRING: Final = web.AppKey("otel_intercept.wiring", Wiring)
