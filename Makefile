@@ -23,11 +23,15 @@ PEERS := .venv-bench
 HOSTS := .venv-hosts
 LEGACY_HOSTS := 0.2.0-legacy 0.3.1-legacy
 V1_HOSTS := 0.3.1-v1 0.4.0-v1 0.4.1.dev86-v1
+# The lower bound in pyproject.toml.
+LOWEST := .venv-lowest
+LOWEST_AIOHTTP := aiohttp==3.14.0
+ON_AIOHTTP := chunks_written incoming middleware plain_answers routes serving unusual_answers whole_answers
 version_of = $(firstword $(subst -, ,$(1)))
 stack_of = $(lastword $(subst -, ,$(1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack stack-test test test-hosts check fmt build dashboards rules-test dashboards-test report-test \
+.PHONY: help demo stack stack-test test test-lowest test-hosts check fmt build dashboards rules-test dashboards-test report-test \
 	bench bench-quick bench-check images clean
 .SECONDARY:
 .SECONDEXPANSION:
@@ -47,6 +51,9 @@ stack-test: $(VENV)/.dev ## Test against those engines; builds them once, with G
 
 test: $(VENV)/.dev ## Run the tests with coverage
 	$(BIN)/python -m pytest --cov $(ARGS)
+
+test-lowest: $(LOWEST)/.ready ## Run what depends on aiohttp most against its lowest release that is supported
+	$(LOWEST)/bin/python -m pytest -rs $(ARGS) $(addprefix tests/test_,$(addsuffix .py,$(ON_AIOHTTP)))
 
 test-hosts: $(LEGACY_HOSTS:%=test-host-%) $(V1_HOSTS:%=test-host-%) ## Run the tests against each supported release of verifiers
 
@@ -111,7 +118,7 @@ $(RENDER): dashboards/render/package-lock.json
 	@touch $@
 
 clean: ## Remove everything that was made here
-	rm -rf $(VENV) $(HOSTS) $(PEERS) build dist .coverage .coverage.* .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(HOSTS) $(LOWEST) $(PEERS) build dist .coverage .coverage.* .hypothesis .import_linter_cache
 	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache otel-intercept-demo.*
 	rm -rf dashboards/render/node_modules
 	find bench dashboards deploy otel_intercept tests examples -name __pycache__ -prune -exec rm -rf {} +
@@ -144,6 +151,13 @@ $(HOSTS)/%/.ready: pyproject.toml Makefile tests/hosts/requirements-$$(call vers
 	  --editable . --group hosts -r tests/hosts/requirements-$(call version_of,$*).txt
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps verifiers==$(call version_of,$*)
 	$(if $(filter legacy,$(call stack_of,$*)),$(call own_tests,$(@D),$(call version_of,$*)))
+	@touch $@
+
+$(LOWEST)/.ready: pyproject.toml Makefile | $(VENV)/.base
+	$(BIN)/python -m venv --without-pip $(LOWEST)
+	$(BIN)/python -m pip --python $(LOWEST)/bin/python install --quiet 'pip>=25.1'
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --editable . --group hosts $(LOWEST_AIOHTTP) hypothesis uvloop
 	@touch $@
 
 # Only the source release has verifiers' own tests.

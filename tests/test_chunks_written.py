@@ -417,6 +417,9 @@ async def test_an_aiohttp_that_frames_otherwise_frames_each_chunk(
     assert f"\r\n{size.upper()}\r\n".encode() in got
 
 
+@pytest.mark.skipif(
+    not hasattr(StreamWriter, "on_body_write"), reason="not before aiohttp 3.14.4"
+)
 async def test_who_asked_to_be_told_of_each_chunk_is_told(
     serve: Serve, registry: RolloutRegistry
 ) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import functools
 import gc
 import importlib
-import importlib.util
 import logging
 import re
 import ssl
@@ -273,15 +272,7 @@ def new_loop(kind: str) -> asyncio.AbstractEventLoop:
     return loop
 
 
-LOOPS: Final = [
-    "asyncio",
-    pytest.param(
-        "uvloop",
-        marks=pytest.mark.skipif(
-            importlib.util.find_spec("uvloop") is None, reason="not installed"
-        ),
-    ),
-]
+LOOPS: Final = ["asyncio", "uvloop"]
 TALKS: Final[dict[str, tuple[Talk, Answer]]] = {
     "one after the other": (one_after_the_other, brief),
     "of every kind": (one_after_the_other, of_every_kind),
