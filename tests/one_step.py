@@ -27,5 +27,5 @@ class OneSteps:
         sys.setprofile(None)
 
     def _see(self, frame: FrameType, event: str, arg: object) -> None:
-        if event == "return" and arg is True and frame.f_code is _SEND:
+        if event == "return" and arg is not None and frame.f_code is _SEND:
             self.sent += 1

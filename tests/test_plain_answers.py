@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -163,6 +164,14 @@ async def make_writes_wait(stage: Stage) -> None:
     assert stage.protocol is not None
     assert stage.protocol.transport is not None
     stage.protocol.transport.set_write_buffer_limits(0)
+    sock = stage.protocol.transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
+
+async def end_nothing(stage: Stage) -> None:
+    """See that an exchange goes on while its answer waits for the agent."""
+    await asyncio.sleep(0.1)
+    assert stage.exchange.outcome is None
 
 
 async def see_the_agent_off(_stage: Stage) -> None:
@@ -235,7 +244,7 @@ class Scene:
     ``meanwhile`` happens while the agent does not read the body. ``leaves``: before
     the answer, or in the body; ``cancels``: then aiohttp cancels the handler.
     ``one_step``: the last answer is sent so. ``connection``: what the agent asks for
-    with its last request.
+    with its last request. ``narrow``: it takes little before it reads.
     """
 
     answer: Answer = Stage.json
@@ -251,6 +260,7 @@ class Scene:
     one_step: bool = False
     version: str = "1.1"
     connection: str = "close"
+    narrow: bool = False
 
 
 def many() -> str:
@@ -364,7 +374,31 @@ SCENES: Final = {
     "an attribute of its own": Scene(
         answer=lambda stage: stage.changed(lambda answer: setattr(answer, "note", 1))
     ),
-    "writes that wait": Scene(before=make_writes_wait),
+    "writes that wait": Scene(before=make_writes_wait, one_step=True),
+    "an agent that reads late": Scene(
+        answer=lambda stage: stage.body(b"x" * MAX_BODY),
+        before=make_writes_wait,
+        meanwhile=end_nothing,
+        narrow=True,
+        one_step=True,
+    ),
+    "the agent leaves while writes wait": Scene(
+        answer=lambda stage: stage.body(b"x" * MAX_BODY),
+        before=make_writes_wait,
+        leaves="in the body",
+        narrow=True,
+        outcome="cut",
+        one_step=True,
+    ),
+    "the agent leaves while writes wait, which cancels": Scene(
+        answer=lambda stage: stage.body(b"x" * MAX_BODY),
+        before=make_writes_wait,
+        leaves="in the body",
+        cancels=True,
+        narrow=True,
+        outcome="agent_gone",
+        one_step=True,
+    ),
     "a page": Scene(answer=lambda stage: stage.text("<p>", "text/html")),
     "a page to a stream": Scene(
         answer=lambda stage: stage.text("<p>", "text/html"),
@@ -467,7 +501,16 @@ def attributes(span: ReadableSpan) -> tuple[object, ...]:
 
 async def ask(scene: Scene, stage: Stage, port: int) -> bytes | None:
     """Be the agent; return what came, or None where that depends on the moment."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    sock = socket.socket()
+    sock.setblocking(False)
+    if scene.narrow:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    reader, writer = await asyncio.open_connection(sock=sock)
+    transport = writer.transport
+    assert isinstance(transport, asyncio.Transport)
+    if scene.narrow:
+        transport.pause_reading()
     head = f"{scene.method} {CHAT} HTTP/{scene.version}\r\nHost: x\r\n"
     last = head + f"Connection: {scene.connection}\r\n\r\n"
     writer.write(((head + "\r\n") * (scene.requests - 1) + last).encode())
@@ -481,6 +524,8 @@ async def ask(scene: Scene, stage: Stage, port: int) -> bytes | None:
         await until(lambda: stage.protocol is not None)
         writer.transport.abort()
         return None
+    if scene.narrow:
+        transport.resume_reading()
     data = b""
     # One of them never gets an end.
     with contextlib.suppress(TimeoutError, ConnectionError):

@@ -90,12 +90,12 @@ async def answer(
                 # only for something else is the writer watched, which costs more.
                 delattr(writer, WRITE_HEADERS)
                 whole = place.whole_answers
-                if (
-                    whole is not None
-                    and transport is not None
-                    and whole.send(exchange, response, request, writer, transport)
-                ):
-                    return response
+                if whole is not None and transport is not None:
+                    sent = whole.send(exchange, response, request, writer, transport)
+                    if sent is not None:
+                        if not sent:
+                            await _drain(writer, exchange)
+                        return response
                 try:
                     prepared = await response.prepare(request)
                 except Exception:
@@ -156,6 +156,15 @@ async def _call(
         return await handler(request)
     finally:
         leave(token)
+
+
+async def _drain(writer: StreamWriter, exchange: Exchange) -> None:
+    try:
+        await writer.drain()
+    except Exception as exc:
+        exchange.write_failed(exc, phase=Phase.EOF)
+        raise
+    exchange.answer_ended()
 
 
 async def _pass_through(

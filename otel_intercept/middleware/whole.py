@@ -42,8 +42,6 @@ and whether the connection closes."""
 
 _BODY: Final = b"{}"
 _LENGTH: Final = b"\r\nContent-Length: %d\r\n"
-_TLS: Final = 1_024
-"""More bytes than TLS adds to an answer."""
 
 # What aiohttp notes of an answer that it has sent.
 _OF_RESPONSE: Final = frozenset(
@@ -88,7 +86,7 @@ class WholeAnswers:
         request: web.Request,
         writer: StreamWriter,
         transport: Transport,
-    ) -> bool:
+    ) -> bool | None:
         """Send an answer, and report it, if it is of a kind that can be sent so.
 
         Args:
@@ -99,7 +97,8 @@ class WholeAnswers:
             transport: What that writes to.
 
         Returns:
-            False where nothing was sent, reported or changed.
+            True where that is all; False where aiohttp would wait for the agent to read
+            before the answer is through; None where nothing was sent nor changed.
 
         Raises:
             Exception: What the transport raised, which is reported.
@@ -115,12 +114,19 @@ class WholeAnswers:
                 or transport.is_closing()
                 or transport.get_write_buffer_size()
             ):
-                return False
+                return None
             status, reason = response._status, response._reason  # noqa: SLF001
             ((name, value),) = headers.items()
             message = request._message  # noqa: SLF001
-            asked = message.method, message.version, message.should_close
-            kind = (name, value, status, reason, *asked)
+            kind = (
+                name,
+                value,
+                status,
+                reason,
+                message.method,
+                message.version,
+                message.should_close,
+            )
             # What was seen holds for as long as the header that tells the time.
             if not self._since <= time() < self._until:
                 self._begin()
@@ -129,26 +135,24 @@ class WholeAnswers:
             except KeyError:
                 shape = self._learn(kind, request)
             if shape is None or type(reason) is not str:
-                return False
+                return None
             # Not before: a look at the dictionary of either makes aiohttp slower.
             own, written = response.__dict__, writer.__dict__
+            protocol = writer._protocol  # noqa: SLF001
             if (
                 len(own) != shape.fresh
                 or len(written) != shape.unwritten
                 or written["_on_chunk_sent"] is not None
                 or written["_on_headers_sent"] is not None
                 or written.get("on_body_write") is not None
-                or written["_protocol"].transport is not transport
+                or protocol.transport is not transport
             ):
-                return False
+                return None
             data = shape.frame % (size, body)
             sent = len(data)
-            # With nothing before it, less than that never makes aiohttp wait.
-            if sent + _TLS > transport.get_write_buffer_limits()[1]:
-                return False
         except Exception:  # noqa: BLE001 - aiohttp sends what we cannot
             confess("WholeAnswers.send")
-            return False
+            return None
         exchange.answers_whole(status)
         try:
             transport.write(data)
@@ -161,6 +165,9 @@ class WholeAnswers:
         written["length"] = size
         written["_eof"] = written["_headers_written"] = True
         own["_body_length"] = written["buffer_size"] = written["output_size"] = sent
+        # With nothing before it, so little waits only where somebody has set a limit.
+        if protocol._paused:  # noqa: SLF001
+            return False
         exchange.answer_ended()
         return True
 
@@ -230,6 +237,7 @@ def _see(kind: Kind, request: web.Request) -> Shape | None:
     head, found, tail = data.removesuffix(_BODY).partition(_LENGTH % len(_BODY))
     as_known = (
         found
+        and writer._protocol._paused is False  # noqa: SLF001
         and tail.endswith(b"\r\n\r\n")
         and data == head + found + tail + _BODY
         and added[0] == (CONTENT_LENGTH, str(len(_BODY)))
