@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import aiohttp
 import pytest
 from aiohttp import web
+from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -737,12 +738,22 @@ async def test_a_sub_app_below_a_changing_middleware_sees_the_real_answer(
     assert outcomes(recorder) == ["upstream_failed"]
 
 
+async def leave_the_context(request: web.Request) -> web.StreamResponse:
+    """Answer, and leave another context behind."""
+    otel_context.attach(otel_context.Context())
+    return await ok(request)
+
+
+@pytest.mark.parametrize("handler", [ok, leave_the_context])
 async def test_the_access_log_names_the_route_only(
-    registry: RolloutRegistry, serve: Serve, caplog: pytest.LogCaptureFixture
+    registry: RolloutRegistry,
+    serve: Serve,
+    caplog: pytest.LogCaptureFixture,
+    handler: Handler,
 ) -> None:
     """Query, path, referer and user agent of a rollout request stay out of the log."""
     caplog.set_level(logging.INFO, logger="aiohttp.access")
-    url = await serve(app_of(ok, registry))
+    url = await serve(app_of(handler, registry))
     registry.open("r1")
 
     await post(

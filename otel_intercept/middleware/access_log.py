@@ -2,15 +2,13 @@
 
 aiohttp logs the whole request line, query string included, with the ``Referer`` and
 ``User-Agent`` headers. The record is written in the request's own task, after the
-handler, so a context variable set there tells which records are ours: the one that says
-which exchange is current, or one of this module where none is.
+handler, so a context variable set there tells which records are ours.
 """
 
 import logging
 from contextvars import ContextVar
 from typing import Final
 
-from otel_intercept.current import current_exchange
 from otel_intercept.record import Request
 
 ACCESS_LOGGER: Final = "aiohttp.access"
@@ -26,10 +24,7 @@ class _RouteOnly(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         request = _known.get()
         if request is None:
-            exchange = current_exchange()
-            if exchange is None:
-                return True
-            request = exchange.request
+            return True
         line = f"{request.method} {request.route}"
         fields = vars(record)
         status = fields.get("response_status")

@@ -56,11 +56,11 @@ async def answer(
         BaseException: What is no ``Exception``, such as a cancellation.
     """
     description = place.describe(request)
+    shorten_access_line(description)
     # An attribute that is called where it is looked up is taken for a method first.
     find = wiring.find
     rollout = find(rollout_id)
     if rollout is None:
-        shorten_access_line(description)
         # A handler may hand it on to that of another rollout route.
         if _REJECTED not in request:
             request[_REJECTED] = True
@@ -73,11 +73,8 @@ async def answer(
             # The task is this request's own, so nothing needs the context before.
             if wiring.recorded:
                 enter(exchange)
-            else:
-                shorten_access_line(description)
             response = await handler(request)
         else:
-            shorten_access_line(description)
             response = await _call(place, request, handler, exchange)
         try:
             if (
