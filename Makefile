@@ -92,7 +92,7 @@ report-test: $(VENV)/.dev ## Filter and open a report in a real browser, by keyb
 	$(call NEEDS,chromium,chromium)
 	$(BIN)/python -m pytest -m engines tests/test_report_browser.py $(ARGS)
 
-bench: $(VENV)/.dev ## Measure what watching costs, beside the peers; 25 minutes
+bench: $(VENV)/.dev ## Measure what watching costs, beside the peers; 30 minutes
 	$(call NEEDS,valgrind,valgrind)
 	$(BIN)/python -m bench.venvs
 	$(BIN)/python -m bench $(ARGS)
