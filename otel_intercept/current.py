@@ -31,6 +31,8 @@ class ExchangeSpan(trace.NonRecordingSpan):
             span context now.
     """
 
+    __slots__ = ("exchange",)
+
     exchange: Exchange
 
     def get_span_context(self) -> trace.SpanContext:

@@ -7,6 +7,7 @@ from otel_intercept.outcome import GOOD, OK
 from otel_intercept.record import Attributes, ExchangeEnded, Request, StreamFacts
 from otel_intercept.semconv import ExchangeOutcome
 from otel_intercept.shield import confess
+from otel_intercept.upstream import UNTIMED
 
 
 class Ending(Causes):
@@ -37,7 +38,24 @@ class Ending(Causes):
                 # Nearly every exchange: what follows below says the same of it.
                 self._outcome = OK
                 now = time.perf_counter_ns()
-                if intake is not None:
+                waits = self._waits
+                if (
+                    (timings := self._timings) is not None
+                    and meter is None
+                    and (not waits or waits is UNTIMED)
+                    and timings.add(
+                        self.request.dialect,
+                        asked,
+                        (
+                            self._epoch_ns + now - self._start_ns,
+                            self._waited_ns if waits else None,
+                            self._response,
+                        ),
+                    )
+                ):
+                    # Nobody will ask more of it.
+                    pass
+                elif intake is not None:
                     record = ExchangeEnded(
                         self._owner.ref,
                         self.span_id,
@@ -50,7 +68,7 @@ class Ending(Causes):
                         self._status,
                         OK,
                         self._response or (() if meter is None else meter.response),
-                        self._waits,
+                        waits if timings is None else self._timed_waits(),
                         facts,
                     )
                     intake.put_exchange(record)
@@ -79,7 +97,7 @@ class Ending(Causes):
             status=self._status,
             outcome=outcome,
             response=self._response or (() if meter is None else meter.response),
-            waits=self._waits,
+            waits=self._timed_waits(),
             facts=None if meter is None else meter.facts(),
             failure=None if trouble is None else trouble.failure,
             failure_ns=None if trouble is None else trouble.failure_ns,

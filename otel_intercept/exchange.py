@@ -18,6 +18,7 @@ from otel_intercept.semconv import ExchangeOutcome, Phase
 from otel_intercept.shield import confess, shielded
 from otel_intercept.sse import Written
 from otel_intercept.stream import StreamMeter
+from otel_intercept.timings import Timings
 from otel_intercept.trouble import CAUSE_OF_PHASE, describe
 from otel_intercept.upstream import UNHEARD, UpstreamCall
 
@@ -42,6 +43,8 @@ class Exchange(Reports):
         agent_present: Tells whether the agent's connection still stands.
         connection: What it is asked about.
         intake: Takes the record; None if telemetry is off, and there is no use for one.
+        timings: Takes what was measured in its place, if all goes well; None if that
+            makes a record too.
     """
 
     __slots__ = (
@@ -57,6 +60,7 @@ class Exchange(Reports):
         agent_present: AgentPresent,
         connection: BaseTransport | None,
         intake: Intake | None,
+        timings: Timings | None = None,
     ) -> None:
         self._start_ns = start_ns = time.time_ns()
         self._epoch_ns = start_ns - time.perf_counter_ns()
@@ -81,6 +85,7 @@ class Exchange(Reports):
         self._pending = ()
         self._response = ()
         self._status = None
+        self._timings = timings
         self._trouble = None
         self._waits = ()
 
@@ -157,7 +162,9 @@ class Exchange(Reports):
             body: The parsed JSON object. Only allow-listed keys are read, none is kept.
         """
         try:
-            if self._intake is not None:
+            if self._timings is not None:
+                self._asked = genai.request_labels(body)
+            elif self._intake is not None:
                 self._asked = genai.request_attributes(body)
             else:
                 # The outcome depends on this one; for the rest there is no use.

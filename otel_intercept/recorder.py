@@ -19,7 +19,8 @@ from otel_intercept.record import (
     RolloutRef,
     RolloutStarted,
 )
-from otel_intercept.semconv import ExchangeOutcome
+from otel_intercept.semconv import Dialect, ExchangeOutcome
+from otel_intercept.timings import Timings
 from otel_intercept.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -74,21 +75,28 @@ def counter_keys(record: Record) -> tuple[CounterKey, ...]:
         case RolloutEnded():
             return ((semconv.ROLLOUTS.name, (record.outcome.value,)),)
         case ExchangeEnded():
-            spoken = record.request.dialect.value
-            labels = (record.outcome.value, spoken, record.stream)
-            exchange: CounterKey = (semconv.EXCHANGES.name, labels)
+            exchange = exchanges_key(
+                record.outcome, record.request.dialect, stream=record.stream
+            )
             if record.replayed:
-                return (exchange, (semconv.EXCHANGES_REPLAYED.name, labels))
+                return (exchange, (semconv.EXCHANGES_REPLAYED.name, exchange[1]))
             if record.failure is None:
                 return (exchange,)
             return (exchange, _failure_key(record.failure))
         case FailureSeen():
             return (_failure_key(record.failure),)
         case ExchangeRejected():
-            rejected = (ExchangeOutcome.REJECTED.value, record.dialect.value, False)
-            return ((semconv.EXCHANGES.name, rejected),)
+            rejected = ExchangeOutcome.REJECTED
+            return (exchanges_key(rejected, record.dialect, stream=False),)
         case RolloutStarted():
             return ()
+
+
+def exchanges_key(
+    outcome: ExchangeOutcome, dialect: Dialect, *, stream: bool
+) -> CounterKey:
+    """Return the counter of exchanges that ended so."""
+    return semconv.EXCHANGES.name, (outcome.value, dialect.value, stream)
 
 
 class Recorder(Waiting[SpanRecord]):
@@ -109,16 +117,20 @@ class Recorder(Waiting[SpanRecord]):
 
     Attributes:
         on_drop: Called with each record that is dropped, by who puts.
+        timings: Takes what unsampled exchanges have measured in place of their records;
+            None where each has to make one.
     """
 
     __slots__ = (
         "_closed", "_dropped", "_ended", "_exported", "_failed", "_most_open_rollouts",
         "_open", "_queue_size", "_refused", "_spans", "_started", "_tally", "on_drop",
+        "timings",
     )  # fmt: skip
 
     def __init__(self, queue_size: int, *, spans: bool = True) -> None:
         super().__init__()
         self.on_drop: Callable[[Record], None] | None = None
+        self.timings: Timings | None = None
         self._queue_size = queue_size
         self._spans = spans
         self._tally: dict[CounterKey, int] = {}
@@ -207,6 +219,10 @@ class Recorder(Waiting[SpanRecord]):
         else:
             self._drop(exchange)
 
+    def hold_timings(self) -> None:
+        """Have unsampled exchanges that went well make no record from now on."""
+        self.timings = Timings(self._queue_size)
+
     def settle(self, *, exported: int = 0, failed: int = 0, dropped: int = 0) -> None:
         """Count what became of records that were taken."""
         self._exported += exported
@@ -218,6 +234,8 @@ class Recorder(Waiting[SpanRecord]):
         self._closed = True
         self._queue_size = 0
         self.clear()
+        if self.timings is not None:
+            self.timings.close()
 
     def tally(self) -> Mapping[CounterKey, int]:
         """Return a copy of how often each counter missed a record that took no place.

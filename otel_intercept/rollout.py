@@ -48,6 +48,7 @@ class Rollout:
         "_stop_reason",
         "_stopped",
         "_telemetry",
+        "_timings",
         "ref",
         "state",
     )
@@ -60,7 +61,8 @@ class Rollout:
         leaving: "set[Rollout]",
     ) -> None:
         self._telemetry = telemetry
-        self._intake = telemetry.intake
+        self._intake = intake = telemetry.intake
+        self._timings = None if intake is None or ref.sampled else intake.timings
         self._leaving = leaving
         self.ref = ref
         self.state = state
@@ -196,7 +198,9 @@ class Rollout:
             connection: What it is asked about.
         """
         intake, index = self._intake, self._exchanges
-        exchange = Exchange(self, request, index, agent_present, connection, intake)
+        exchange = Exchange(
+            self, request, index, agent_present, connection, intake, self._timings
+        )
         self._exchanges = index + 1
         running = self._running
         # Agents ask for one thing after the other, so hardly ever do two run.

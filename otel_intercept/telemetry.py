@@ -8,6 +8,7 @@ from otel_intercept.errors import ConfigurationError
 from otel_intercept.record import ExchangeEnded, Record
 from otel_intercept.recorder import Balance, Recorder
 from otel_intercept.settings import Settings
+from otel_intercept.timings import Timings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk._logs import LoggerProvider
@@ -30,6 +31,11 @@ _LONGEST_S: Final = 1e6
 
 class Intake(Protocol):
     """Where the event loop hands records over: O(1), never blocks, never raises."""
+
+    @property
+    def timings(self) -> Timings | None:
+        """Takes what unsampled exchanges have measured; None if nobody does."""
+        ...
 
     def begin(self, sampled: bool, exchange: "Exchange | None" = None) -> None:  # noqa: FBT001 - the hot path is positional
         """Count a record that has begun."""

@@ -14,6 +14,7 @@ from otel_intercept.owner import Intake
 from otel_intercept.record import UpstreamWait
 from otel_intercept.semconv import Phase
 from otel_intercept.shield import confess, shielded
+from otel_intercept.timings import Timings
 from otel_intercept.trouble import Trouble
 
 Ended: TypeAlias = Callable[[int, BaseException | None], None]
@@ -30,8 +31,8 @@ _UPSTREAM_CALL: Final = Phase.UPSTREAM_CALL
 # What a future raises to say so, depending on whose it is.
 _CANCELLED: Final = (asyncio.CancelledError, concurrent.futures.CancelledError)
 
-_UNTIMED: Final = (UpstreamWait(0, 0, 0, None),)
-"""A wait of which nobody will ask more than whether there was one."""
+UNTIMED: Final = (UpstreamWait(0, 0, 0, None),)
+"""Stands for one wait that went well, of which nobody will ask when it was."""
 
 
 class Watched(Protocol):
@@ -63,7 +64,9 @@ class UpstreamCalls(Delivery):
     asks, or when something happens that it has to come before.
     """
 
-    __slots__ = ("_intake", "_pending", "_trouble", "_waits")
+    __slots__ = (
+        "_intake", "_pending", "_timings", "_trouble", "_waited_ns", "_waits",
+    )  # fmt: skip
 
     _intake: Intake | None
     """Takes the record; None if telemetry is off, and there is no use for one."""
@@ -73,7 +76,14 @@ class UpstreamCalls(Delivery):
     (``perf_counter_ns``); None once its end was looked up. `UNHEARD` only stands alone,
     without telemetry, while no answer has begun and no cause of trouble is known."""
 
+    _timings: Timings | None
+    """Takes what was measured in place of a record; None if there has to be one."""
+
     _trouble: Trouble | None
+
+    _waited_ns: int
+    """How long the one wait took that `UNTIMED` stands for, if there is any use."""
+
     _waits: tuple[UpstreamWait, ...]
 
     @shielded
@@ -100,8 +110,10 @@ class UpstreamCalls(Delivery):
                 known, since = pending[0]
                 if known is future and since is not None:
                     self._pending = ()
-                    if self._intake is None:
-                        self._waits = _UNTIMED
+                    now = time.perf_counter_ns()
+                    if self._timings is not None or self._intake is None:
+                        self._waited_ns = now - since
+                        self._waits = UNTIMED
                         return
                     try:
                         span_id = draw_span_id()
@@ -112,7 +124,7 @@ class UpstreamCalls(Delivery):
                         UpstreamWait(
                             span_id,
                             epoch_ns + since,
-                            epoch_ns + time.perf_counter_ns(),
+                            epoch_ns + now,
                             None,
                         ),
                     )
@@ -142,7 +154,7 @@ class UpstreamCalls(Delivery):
                 exc = _exception_of(future)
                 if exc is None:
                     # What could have gone wrong before would have had it heard of.
-                    self._waits = _UNTIMED
+                    self._waits = UNTIMED
                 else:
                     self._upstream_ended(UNHEARD, exc, _RESPONSE_FUTURE)
             return
@@ -186,7 +198,10 @@ class UpstreamCalls(Delivery):
     def _waited(self, started: int, failure: Failure | None) -> None:
         """Keep one wait that ends now, within the bound."""
         if self._intake is None:
-            self._waits = _UNTIMED
+            self._waits = UNTIMED
+        elif self._timings is not None and failure is None and not self._waits:
+            self._waited_ns = time.perf_counter_ns() - started
+            self._waits = UNTIMED
         elif len(self._waits) < MAX_WAITS:
             wait = UpstreamWait(
                 new_span_id(),
@@ -194,7 +209,15 @@ class UpstreamCalls(Delivery):
                 self._now_ns(),
                 None if failure is None else failure.error_type,
             )
-            self._waits += (wait,)
+            self._waits = (*self._timed_waits(), wait)
+
+    def _timed_waits(self) -> tuple[UpstreamWait, ...]:
+        """Return the waits for a record; what was not kept is made up."""
+        if self._waits is not UNTIMED:
+            return self._waits
+        start_ns = self._start_ns
+        end_ns = start_ns + self._waited_ns
+        return (UpstreamWait(new_span_id(), start_ns, end_ns, None),)
 
     def _upstream_ended(
         self, started: int, exc: BaseException | None, phase: Phase

@@ -166,6 +166,22 @@ def request_attributes(body: object) -> RequestFacts:
         return _pick(_mapping(body))
 
 
+def request_labels(body: object) -> RequestFacts:
+    """Pick what metrics need of `request_attributes`, which is less."""
+    if type(body) is dict:
+        model = body.get("model")
+        if type(model) is str and len(model) <= _MAX_MODEL:
+            return _labels(model, body.get("stream") is True)
+    fields = _mapping(body)
+    stream = fields.get("stream") is True
+    return RequestFacts(_model(fields.get("model")), stream, ())
+
+
+@lru_cache(maxsize=_MAX_REMEMBERED)
+def _labels(model: str, stream: bool) -> RequestFacts:  # noqa: FBT001 - a part of the cache's key
+    return RequestFacts(_model(model), stream, ())
+
+
 @lru_cache(maxsize=_MAX_REMEMBERED)
 def _remembered(usual: _Usual) -> RequestFacts:
     return _pick(msgspec.structs.asdict(usual))

@@ -3,15 +3,23 @@
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, TypeAlias
 
 from otel_intercept import semconv
 from otel_intercept.record import ExchangeEnded, FailureSeen, Record, RolloutEnded
-from otel_intercept.recorder import CounterKey, counter_keys
+from otel_intercept.recorder import CounterKey, counter_keys, exchanges_key
+from otel_intercept.semconv import ExchangeOutcome
+from otel_intercept.timings import Kind, Timing
 from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.interval import Interval, Measurement
-from otel_intercept.translate.measurements import Alike, seconds_between
+from otel_intercept.translate.measurements import (
+    Measured,
+    counted,
+    measured,
+    measured_timings,
+    seconds_between,
+)
 from otel_intercept.translate.model_label import ModelLabel
 from otel_intercept.translate.possible import possible_counters
 
@@ -55,6 +63,19 @@ class Aggregates:
             if len(self._pending) >= _BATCH:
                 self._add_pending()
 
+    @property
+    def takes_timings(self) -> bool:
+        """Whether an exchange of an unsampled rollout needs to be no exemplar."""
+        return self._exemplars != "all"
+
+    def add_timings(self, kind: Kind, timings: Sequence[Timing]) -> None:
+        """Count and measure exchanges of a kind that made no record, at least one."""
+        with self._lock:
+            if not self._add_timings(kind, timings):
+                for one in timings:
+                    if not self._add_timings(kind, (one,)):
+                        self._complain()
+
     def add_tally(self, tally: Mapping[CounterKey, int]) -> None:
         """Count what the recorder had to drop since the last call."""
         if tally == self._tallied:
@@ -95,9 +116,9 @@ class Aggregates:
 
     def _add_exchanges(self, alike: list[ExchangeEnded]) -> bool:
         """Add up exchanges of a kind. False, and nothing is added, if one is bad."""
+        model = self._model_label(alike[0].asked.model)
         try:
-            read = Alike(alike, self._model_label(alike[0].asked.model))
-            values, counts = list(read.measured()), list(read.counted())
+            values, counts = list(measured(alike, model)), list(counted(alike))
         except Exception:  # noqa: BLE001 - one bad record must not stop the others
             return False
         marked = self._are_exemplars(alike[0])
@@ -107,13 +128,33 @@ class Aggregates:
         )
         for count in counts:
             self._interval.count(count.key).add(
-                count.number, count.record if marked else None
+                count.number, alike[count.place] if marked else None
             )
-        for each in values:
-            self._interval.distribution(each.instrument, each.labels).add(
-                each.values, each.records if marked else None
-            )
+        self._add_measured(values, alike if marked else None)
         return True
+
+    def _add_timings(self, kind: Kind, timings: Sequence[Timing]) -> bool:
+        spoken, asked = kind
+        try:
+            model = self._model_label(asked.model)
+            values = list(measured_timings(kind, timings, model))
+        except Exception:  # noqa: BLE001 - one bad measurement must not stop the others
+            return False
+        exchanges = exchanges_key(ExchangeOutcome.OK, spoken, stream=asked.stream)
+        self._interval.count(exchanges).add(1, times=len(timings))
+        self._add_measured(values, None)
+        return True
+
+    def _add_measured(
+        self, values: Sequence[Measured], records: Sequence[ExchangeEnded] | None
+    ) -> None:
+        for each in values:
+            marks = records
+            if records is not None and each.places is not None:
+                marks = [records[place] for place in each.places]
+            self._interval.distribution(each.instrument, each.labels).add(
+                each.values, marks
+            )
 
     def _add_other(self, record: Record) -> None:
         try:

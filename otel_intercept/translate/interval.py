@@ -100,27 +100,35 @@ class Distribution:
             values: What was measured, oldest first.
             records: On what each was measured, if they may be exemplars.
         """
-        bounds, number = self._bounds, len(values)
+        if records is None:
+            self._add(sorted(values))
+            return
         value_at = values.__getitem__
-        order = sorted(range(number), key=value_at)
-        self.sum = sum(values, self.sum)
-        self.smallest = min(self.smallest, values[order[0]])
-        self.largest = max(self.largest, values[order[-1]])
+        places = sorted(range(len(values)), key=value_at)
+        for bucket, low, high in self._add([*map(value_at, places)]):
+            latest = max(places[low:high])
+            self.exemplars[bucket] = _later(
+                self.exemplars.get(bucket), (values[latest], mark_of(records[latest]))
+            )
+
+    def _add(self, ascending: list[float]) -> list[tuple[int, int, int]]:
+        """Take in values; return which bucket took those from here to there."""
+        bounds, number = self._bounds, len(ascending)
+        self.sum = sum(ascending, self.sum)
+        self.smallest = min(self.smallest, ascending[0])
+        self.largest = max(self.largest, ascending[-1])
+        taken: list[tuple[int, int, int]] = []
         low = 0
         # One round for each bucket that has any of them.
         while low < number:
-            bucket = bisect_left(bounds, values[order[low]])
+            bucket = bisect_left(bounds, ascending[low])
             high = number
             if bucket < len(bounds):
-                high = bisect_right(order, bounds[bucket], low, key=value_at)
+                high = bisect_right(ascending, bounds[bucket], low)
             self.counts[bucket] += high - low
-            if records is not None:
-                latest = max(order[low:high])
-                self.exemplars[bucket] = _later(
-                    self.exemplars.get(bucket),
-                    (values[latest], mark_of(records[latest])),
-                )
+            taken.append((bucket, low, high))
             low = high
+        return taken
 
 
 class Interval:

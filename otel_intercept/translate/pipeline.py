@@ -39,6 +39,8 @@ _SLICE: Final = 64
 _READABLE_SLICE: Final = 8
 """Records between two looks at the clock; the SDK's spans take several times as long.
 """
+_TIMINGS: Final = 128
+"""Likewise timings, which are measured and make no span."""
 
 _METRICS_S: Final = 1.0
 _METRICS_SHARE: Final = 0.4
@@ -96,6 +98,8 @@ class Pipeline:
             self._guard,
             readable=readable,
         )
+        if self._translator.takes_timings:
+            recorder.hold_timings()
         # Spans of each record that are in no batch yet: what an exporter raises must
         # not lose them.
         self._made: deque[Spans] = deque()
@@ -167,6 +171,7 @@ class Pipeline:
         # Only a remote exporter that hangs leaves anything; it must cost neither the
         # counts nor the copy on this machine.
         self._translator.measure(left)
+        self._measure_timings(Naps())
         self._make_spans(left)
         self._sender.keep_locally(self._made)
         self._sender.shutdown(deadline)
@@ -208,6 +213,9 @@ class Pipeline:
     def _is_due(self) -> bool:
         if self._made or len(self._recorder) >= self._enough:
             return True
+        timings = self._recorder.timings
+        if timings is not None and len(timings) >= _TIMINGS:
+            return True
         return self._sender.is_due(self._settings.schedule_delay_s)
 
     def _work(self, asked: list[threading.Event]) -> None:
@@ -241,9 +249,21 @@ class Pipeline:
             self._translator.measure(records)
             self._make_spans(records)
             naps.step()
+        self._measure_timings(naps)
         with self._lock:
             if not self._sender.abandoned:
                 self._translator.add_tally(self._recorder.tally())
+
+    def _measure_timings(self, naps: Naps) -> None:
+        timings = self._recorder.timings
+        left = 0 if timings is None else len(timings)
+        while timings is not None and left > 0:
+            taken = timings.take(_TIMINGS)
+            if taken is None:
+                break
+            self._translator.measure_timings(*taken)
+            left -= len(taken[1])
+            naps.step()
 
     def _make_spans(self, records: list[SpanRecord]) -> None:
         if not self._has_spans:

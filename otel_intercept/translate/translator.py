@@ -10,6 +10,7 @@ from opentelemetry.sdk.resources import Resource
 from otel_intercept import semconv
 from otel_intercept.record import Record
 from otel_intercept.recorder import CounterKey
+from otel_intercept.timings import Kind, Timing
 from otel_intercept.translate.aggregates import Aggregates
 from otel_intercept.translate.batch import Spans
 from otel_intercept.translate.complaints import Complaints
@@ -73,6 +74,17 @@ class Translator:
             for record in records:
                 if failure_of(record) is not None:
                     self._logs.put(self._log_of(record))
+
+    @property
+    def takes_timings(self) -> bool:
+        """Whether exchanges of unsampled rollouts can do without a record."""
+        instruments = self._instruments
+        return isinstance(instruments, Aggregates) and instruments.takes_timings
+
+    def measure_timings(self, kind: Kind, timings: Sequence[Timing]) -> None:
+        """Record the metrics of exchanges that made no record."""
+        if isinstance(self._instruments, Aggregates):
+            self._instruments.add_timings(kind, timings)
 
     def spans_of(self, records: Iterable[Record]) -> list[Spans]:
         """Return the guarded spans of each record that can be shown.
