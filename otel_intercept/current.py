@@ -1,6 +1,8 @@
 """Tell which exchange the running code belongs to, and which span its spans nest in."""
 
+from collections.abc import Callable
 from contextvars import ContextVar, Token, copy_context
+from functools import wraps
 from typing import Final, Protocol
 
 from opentelemetry import context as otel_context
@@ -18,7 +20,7 @@ _FLAGS: Final = {
 }
 
 # Looked up at a class, it takes as long again to find as to call.
-_new: Final = object.__new__
+_new_context: Final = dict.__new__
 
 
 class ExchangeSpan(trace.NonRecordingSpan):
@@ -27,8 +29,8 @@ class ExchangeSpan(trace.NonRecordingSpan):
     The span context is made when somebody asks for it.
 
     Attributes:
-        exchange: Set by `enter`, which passes the constructor: the base's wants the
-            span context now.
+        exchange: What it is. The base's constructor, which wants the span context now,
+            is not called.
     """
 
     __slots__ = ("exchange",)
@@ -47,6 +49,44 @@ class ExchangeSpan(trace.NonRecordingSpan):
 
     def __repr__(self) -> str:
         return f"ExchangeSpan({self.get_span_context()!r})"
+
+
+class ExchangeContext(Context):
+    """The context in which nothing is set but an exchange.
+
+    It is empty until somebody looks into it, which few handlers do: to fill it would
+    cost more than all else about it.
+
+    Attributes:
+        exchange: Set by `enter`, as above.
+    """
+
+    __slots__ = ("exchange",)
+
+    exchange: Exchange
+
+    def fill(self) -> None:
+        """Be what it stands for. Idempotent."""
+        if not dict.__len__(self):
+            dict.update(self, _values_of(self.exchange))
+
+
+def _filled(method: Callable[..., object]) -> Callable[..., object]:
+    @wraps(method)
+    def after_fill(self: ExchangeContext, *args: object, **kwargs: object) -> object:
+        self.fill()
+        return method(self, *args, **kwargs)
+
+    return after_fill
+
+
+# What one is made by; what would change one, a context forbids by itself.
+_NEVER_LOOK: Final = frozenset(
+    ("__class_getitem__", "__doc__", "__getattribute__", "__hash__", "__init__",
+     "__new__", "fromkeys")
+)  # fmt: skip
+for _name in vars(dict).keys() - vars(Context).keys() - _NEVER_LOOK:
+    setattr(ExchangeContext, _name, _filled(getattr(dict, _name)))
 
 
 class _Variable(Protocol):
@@ -94,11 +134,18 @@ _CURRENT: Final = _find_variable()
 
 def enter(exchange: Exchange) -> Token[Context]:
     """Make an exchange current, as itself and as a span, until it is left."""
-    span = _new(ExchangeSpan)
-    span.exchange = exchange
-    own = {_SPAN_KEY: span, _KEY: exchange}
     outer = _CURRENT.get(_EMPTY)
-    return _CURRENT.set(Context({**outer, **own} if outer else own))
+    if outer:
+        return _CURRENT.set(Context({**outer, **_values_of(exchange)}))
+    own = _new_context(ExchangeContext)
+    own.exchange = exchange
+    return _CURRENT.set(own)
+
+
+def _values_of(exchange: Exchange) -> dict[str, object]:
+    span = ExchangeSpan.__new__(ExchangeSpan)
+    span.exchange = exchange
+    return {_SPAN_KEY: span, _KEY: exchange}
 
 
 def leave(token: Token[Context]) -> None:

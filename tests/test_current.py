@@ -4,18 +4,22 @@ import contextvars
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import pytest
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.context import Context
 
 from otel_intercept import Exchange, RolloutRegistry
-from otel_intercept.current import current_exchange, enter, leave
+from otel_intercept.current import ExchangeContext, current_exchange, enter, leave
 from otel_intercept.record import Request
 from otel_intercept.semconv import Dialect
 
 REQUEST: Final = Request("POST", "/x", "http", Dialect.CHAT_COMPLETIONS, None, None)
+(SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 KEEPER: Final = """
 from contextvars import Token
 from opentelemetry.context.context import Context, _RuntimeContext
@@ -84,6 +88,85 @@ def test_an_entered_exchange_is_current_until_it_is_left(
         exchange.span_id,
     )
     assert after is before
+
+
+LOOKS: Final[dict[str, Callable[[Context], object]]] = {
+    "get": lambda context: context.get(SPAN_KEY) is not None,
+    "item": lambda context: context[SPAN_KEY] is not None,
+    "contains": lambda context: SPAN_KEY in context,
+    "length": len,
+    "truth": bool,
+    "iteration": lambda context: [key.rpartition("-")[0] for key in context],
+    "reversed": lambda context: len([*reversed(context)]),
+    "keys": lambda context: len(context.keys()),
+    "values": lambda context: len(context.values()),
+    "items": lambda context: len(context.items()),
+    "copy": lambda context: len(context.copy()),
+    "dict": lambda context: len(dict(context)),
+    "unpacked": lambda context: len({**context}),
+    "update": lambda context: len(updated(context)),
+    "or": lambda context: len(context | {"mine": 1}),
+    "ror": lambda context: len({"mine": 1} | context),
+    "equal": lambda context: context == {},
+    "repr": lambda context: len(repr(context)) > len("{}"),
+    "get_value": lambda context: otel_context.get_value(SPAN_KEY, context) is not None,
+    "set_value": lambda context: len(otel_context.set_value("mine", 1, context)),
+    "span": lambda context: trace.get_current_span(context).get_span_context().span_id,
+}
+
+
+def updated(context: Context) -> dict[str, object]:
+    """Return a dictionary that took over what a context has."""
+    values: dict[str, object] = {"mine": 1}
+    values.update(context)
+    return values
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_a_context_that_is_filled_when_looked_into_is_as_any(
+    registry: RolloutRegistry, look: Callable[[Context], object]
+) -> None:
+    """However somebody looks first, the span and the exchange are there."""
+    exchange = started(registry)
+    token = enter(exchange)
+    unfilled = otel_context.get_current()
+    leave(token)
+    token = enter(exchange)
+    usual = Context(dict(otel_context.get_current()))
+    leave(token)
+
+    assert type(unfilled) is ExchangeContext
+    assert look(unfilled) == look(usual)
+    assert dict.__len__(unfilled) == dict.__len__(usual)
+
+
+def test_nothing_looks_into_a_context_that_is_not_filled(
+    registry: RolloutRegistry,
+) -> None:
+    """Each method of a dictionary fills it, but what makes one or is forbidden."""
+    plain = vars(dict).keys() - vars(Context).keys() - vars(ExchangeContext).keys()
+    making = {"__class_getitem__", "__getattribute__", "__hash__", "__init__",
+              "__new__", "fromkeys"}  # fmt: skip
+
+    assert plain == making
+
+
+def test_an_exchange_within_another_has_what_the_outer_context_has(
+    registry: RolloutRegistry,
+) -> None:
+    """A context that was filled later still is one that another can be built on."""
+    outer = started(registry)
+    inner = registry.open("r2").start_exchange(REQUEST, agent_present=lambda _: True)
+
+    first = enter(outer)
+    second = enter(inner)
+    within = current_exchange(), trace.get_current_span().get_span_context().span_id
+    leave(second)
+    after = current_exchange()
+    leave(first)
+
+    assert within == (inner, inner.span_id)
+    assert after is outer
 
 
 def test_a_context_that_is_left_elsewhere_raises_nothing(
