@@ -62,7 +62,8 @@ class Timings:
 
     def take(self, limit: int) -> tuple[Kind, list[Timing]] | None:
         """Remove and return at most so many of one kind, oldest first; None if none."""
-        for kind, waiting in tuple(self._of_kind.items()):
+        # Of a copy, which is made in one piece: the other thread may add a kind.
+        for kind, waiting in self._of_kind.copy().items():
             if waiting:
                 taken = waiting[:limit]
                 # What came in between stays.

@@ -23,6 +23,7 @@ from otel_intercept.dialect import (
     error_frame,
     error_headers,
     request_attributes,
+    request_labels,
     response_attributes,
 )
 from otel_intercept.record import AttributeValue
@@ -225,7 +226,11 @@ def test_bodies_give_numbers_and_closed_words_only() -> None:
         "choices": [{"finish_reason": canary, "message": {"content": canary}}],
     }
 
-    taken = (request_attributes(request), response_attributes(answer))
+    taken = (
+        request_attributes(request),
+        request_labels(request),
+        response_attributes(answer),
+    )
 
     assert leaks(*taken) == {}
 

@@ -1,18 +1,20 @@
 """Which values of request and response bodies may be kept."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from otel_intercept.catalogue import SPAN_ATTRIBUTES
 from otel_intercept.dialect import (
     STREAM_GRAMMARS,
     ResponseFacts,
     request_attributes,
+    request_labels,
     response_attributes,
 )
 from otel_intercept.record import RequestFacts
@@ -247,6 +249,30 @@ def test_a_stream_of_choices_gives_one_reason_per_choice() -> None:
 def test_a_mapping_that_is_no_dict_is_read_too() -> None:
     """Frozen bodies work as plain ones do."""
     assert request_attributes(MappingProxyType({"model": "gpt-5"})).model == "gpt-5"
+
+
+@pytest.mark.parametrize("make", [dict, MappingProxyType])
+@given(
+    body=st.dictionaries(
+        st.sampled_from(["model", "stream", "n"]),
+        LEAVES | st.text("ab/-", max_size=98) | st.lists(LEAVES, max_size=1),
+    )
+)
+def test_the_labels_of_a_request_are_what_is_picked_of_it(
+    make: Callable[[dict[str, object]], Mapping[str, object]], body: dict[str, object]
+) -> None:
+    """Metrics have the same model and stream of it as spans have."""
+    facts = request_attributes(make(body))
+
+    assert request_labels(make(body)) == replace(facts, attributes=())
+
+
+@given(body=JSON)
+def test_a_body_that_is_no_object_has_no_labels(body: object) -> None:
+    """It says nothing of what is asked for, and raises nothing."""
+    facts = request_attributes(body)
+
+    assert request_labels(body) == replace(facts, attributes=())
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

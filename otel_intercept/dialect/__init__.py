@@ -3,6 +3,7 @@
 from otel_intercept.dialect.genai import (
     ResponseFacts,
     request_attributes,
+    request_labels,
     response_attributes,
 )
 from otel_intercept.dialect.grammar import (
@@ -35,5 +36,6 @@ __all__ = [
     "operation_of",
     "provider_of",
     "request_attributes",
+    "request_labels",
     "response_attributes",
 ]

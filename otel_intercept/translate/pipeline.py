@@ -171,7 +171,7 @@ class Pipeline:
         # Only a remote exporter that hangs leaves anything; it must cost neither the
         # counts nor the copy on this machine.
         self._translator.measure(left)
-        self._measure_timings(Naps())
+        self._measure_timings(Naps(), last=True)
         self._make_spans(left)
         self._sender.keep_locally(self._made)
         self._sender.shutdown(deadline)
@@ -254,13 +254,18 @@ class Pipeline:
             if not self._sender.abandoned:
                 self._translator.add_tally(self._recorder.tally())
 
-    def _measure_timings(self, naps: Naps) -> None:
+    def _measure_timings(self, naps: Naps, *, last: bool = False) -> None:
         timings = self._recorder.timings
-        left = 0 if timings is None else len(timings)
-        while timings is not None and left > 0:
-            taken = timings.take(_TIMINGS)
+        if timings is None:
+            return
+        left = len(timings)
+        while left > 0:
+            with self._lock:
+                if self._sender.abandoned and not last:
+                    return
+                taken = timings.take(_TIMINGS)
             if taken is None:
-                break
+                return
             self._translator.measure_timings(*taken)
             left -= len(taken[1])
             naps.step()
