@@ -90,6 +90,18 @@ def test_an_entered_exchange_is_current_until_it_is_left(
     assert after is before
 
 
+def test_an_exchange_is_one_span_however_often_it_is_asked_for(
+    registry: RolloutRegistry,
+) -> None:
+    """It is made once, when somebody asks for the first time."""
+    token = enter(started(registry))
+
+    first, second = trace.get_current_span(), trace.get_current_span()
+    leave(token)
+
+    assert first is second
+
+
 LOOKS: Final[dict[str, Callable[[Context], object]]] = {
     "get": lambda context: context.get(SPAN_KEY) is not None,
     "item": lambda context: context[SPAN_KEY] is not None,

@@ -1,6 +1,7 @@
 """Which values of request and response bodies may be kept."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -265,6 +266,16 @@ def test_the_labels_of_a_request_are_what_is_picked_of_it(
     facts = request_attributes(make(body))
 
     assert request_labels(make(body)) == replace(facts, attributes=())
+
+
+def test_a_text_that_is_too_long_for_a_model_is_not_kept() -> None:
+    """What agents send in place of a name is gone with their request."""
+    text = "m" * 97
+    before = sys.getrefcount(text)
+
+    assert request_labels({"model": text}).model == "_OTHER"
+
+    assert sys.getrefcount(text) == before
 
 
 @given(body=JSON)

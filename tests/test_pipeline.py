@@ -36,7 +36,8 @@ from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 
 from otel_intercept import semconv
-from otel_intercept.record import ExchangeRejected
+from otel_intercept.record import ExchangeRejected, RequestFacts
+from otel_intercept.recorder import Recorder
 from otel_intercept.sdk import configure
 from otel_intercept.semconv import Dialect, Fate
 from otel_intercept.telemetry import Balance, Settings, Telemetry
@@ -401,6 +402,11 @@ def test_what_a_hanging_exporter_leaves_is_measured_and_kept_here() -> None:
     for number in range(7, 17):
         telemetry.begin(True)
         telemetry.put(exchange(span_id=number))
+    assert isinstance(telemetry.intake, Recorder)
+    timings = telemetry.intake.timings
+    assert timings is not None
+    asked = RequestFacts("gpt-5", stream=False, attributes=())
+    assert timings.add(Dialect.CHAT_COMPLETIONS, asked, (1, None, ()))
 
     balance = telemetry.shutdown(timeout_s=0.2)
     exporter.release.set()
@@ -408,7 +414,7 @@ def test_what_a_hanging_exporter_leaves_is_measured_and_kept_here() -> None:
     sent, kept = exchanges_of(exporter.sent), exchanges_of(exporter.kept)
     assert (len(sent), len(kept)) == (balance.failed, balance.dropped)
     assert sorted(sent + kept) == list(range(1, 17))
-    assert counter_sum(reader, semconv.EXCHANGES.name) == 16
+    assert counter_sum(reader, semconv.EXCHANGES.name) == 17
 
 
 def exchanges_of(spans: Sequence[ReadableSpan]) -> list[int]:

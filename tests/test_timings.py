@@ -1,9 +1,11 @@
 """Exchanges without a span make no record where all that is asked is how long."""
 
+import asyncio
 import contextlib
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 import pytest
@@ -37,6 +39,7 @@ REQUEST: Final = Request("POST", "/x", "http", CHAT)
 BODY: Final = {"model": "gpt-5", "temperature": 0.5}
 ANSWER: Final = {"usage": {"prompt_tokens": 7, "completion_tokens": 3}}
 MOST: Final = 9
+MOMENT_S: Final = 0.002
 LABELS: Final = {
     semconv.EXCHANGE_OUTCOME: "ok",
     semconv.EXCHANGE_DIALECT: CHAT.value,
@@ -222,10 +225,24 @@ def end(made: Exchange) -> None:
     made.answer_ended()
 
 
+def pass_a_moment() -> None:
+    """Come back when a clock of ours has gone on for as long."""
+    until = time.perf_counter() + MOMENT_S
+    while time.perf_counter() < until:
+        pass
+
+
 def call(made: Exchange) -> None:
     """Call the upstream, which answers."""
     with made.upstream_call():
         pass
+
+
+def timings_of(telemetry: Telemetry) -> Timings:
+    """Return those that wait."""
+    assert isinstance(telemetry.intake, Recorder)
+    assert telemetry.intake.timings is not None
+    return telemetry.intake.timings
 
 
 def waiting(telemetry: Telemetry) -> tuple[int, int]:
@@ -256,20 +273,73 @@ def test_one_that_goes_well_makes_no_record_and_is_measured() -> None:
         assert waiting(recorder.telemetry)[1] == 0
 
 
+async def watch_a_future(made: Exchange) -> None:
+    """Have a consumer answer the call."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    _ = made.watch(future)
+    pass_a_moment()
+    future.set_result(None)
+    await future
+
+
+async def hear_of_a_future(made: Exchange) -> None:
+    """Have a consumer answer the call, and do not go on at once."""
+    await watch_a_future(made)
+    await asyncio.sleep(0)
+
+
+async def watch_a_call(made: Exchange) -> None:
+    """Call the upstream in the handler."""
+    with made.upstream_call():
+        pass_a_moment()
+
+
+@pytest.mark.parametrize("upstream", [watch_a_future, hear_of_a_future, watch_a_call])
+@pytest.mark.parametrize("full", [False, True], ids=["timing", "record"])
+async def test_it_is_timed_as_long_as_the_upstream_took(
+    upstream: Callable[[Exchange], Awaitable[None]],
+    full: bool,
+) -> None:
+    """Also where the bound was met and it has to make a record after all."""
+    with unsampled(Settings(queue_size=MOST)) as recorder:
+        for _ in range(MOST if full else 0):
+            assert timings_of(recorder.telemetry).add(*kind("gpt-5"), (1, None, ()))
+        began = time.perf_counter()
+        made = start(recorder.telemetry)
+        await upstream(made)
+        end(made)
+        took_s = time.perf_counter() - began
+
+        left = waiting(recorder.telemetry)
+
+        assert left == ((1, MOST) if full else (0, 1))
+        assert _measured(recorder)[semconv.UPSTREAM_DURATION.name] == 1
+        assert MOMENT_S <= _waited_s(recorder) <= took_s
+
+
 def fail(made: Exchange) -> None:
     """Fail, as a handler saw."""
     made.fail(ValueError(), phase=Phase.HANDLER)
 
 
+def fail_after_a_call(made: Exchange) -> None:
+    """Fail over the upstream's answer."""
+    with made.upstream_call():
+        pass_a_moment()
+    fail(made)
+
+
 def call_twice(made: Exchange) -> None:
-    """Call the upstream twice."""
-    call(made)
+    """Call the upstream twice, for a moment the first time."""
+    with made.upstream_call():
+        pass_a_moment()
     call(made)
 
 
 def call_in_vain(made: Exchange) -> None:
     """Call the upstream, and try again when that failed."""
     with contextlib.suppress(TimeoutError), made.upstream_call():
+        pass_a_moment()
         raise TimeoutError
     call(made)
 
@@ -282,10 +352,16 @@ def stream(made: Exchange) -> None:
 
 @pytest.mark.parametrize(
     ("deviate", "waits"),
-    [(fail, 0), (call_twice, 2), (call_in_vain, 2), (stream, 0)],
+    [
+        (fail, {}),
+        (fail_after_a_call, {None: 1}),
+        (call_twice, {None: 2}),
+        (call_in_vain, {"upstream_timeout": 1, None: 1}),
+        (stream, {}),
+    ],
 )
 def test_one_of_which_more_is_asked_makes_a_record(
-    deviate: Callable[[Exchange], None], waits: int
+    deviate: Callable[[Exchange], None], waits: dict[str | None, int]
 ) -> None:
     """Failures are logged; streams and repeated calls measure more of their own."""
     with unsampled() as recorder:
@@ -296,8 +372,13 @@ def test_one_of_which_more_is_asked_makes_a_record(
         left = waiting(recorder.telemetry)
 
         assert left == (1, 0)
-        assert _measured(recorder).get("intercept.upstream.duration", 0) == waits
         assert _measured(recorder)["intercept.exchange.duration"] == 1
+        assert {
+            point.attributes.get(semconv.ERROR_TYPE): point.value
+            for point in recorder.metrics()
+            if point.name == semconv.UPSTREAM_DURATION.name
+        } == waits
+        assert _waited_s(recorder) >= (MOMENT_S if waits else 0)
 
 
 def test_a_sampled_one_makes_a_record(recorder: TelemetryRecorder) -> None:
@@ -361,11 +442,10 @@ def test_those_of_unknown_models_without_end_are_all_counted() -> None:
 def test_a_shutdown_measures_what_waits_and_takes_no_more() -> None:
     """The last export has them all, and what comes later is left out as a record is."""
     with unsampled() as recorder:
-        late, made = start(recorder.telemetry), start(recorder.telemetry)
-        end(made)
+        end(start(recorder.telemetry))
 
         recorder.telemetry.shutdown()
-        end(late)
+        end(start(recorder.telemetry))
 
         assert waiting(recorder.telemetry)[1] == 0
         assert recorder.value("intercept.exchanges", LABELS) == 1
@@ -377,6 +457,15 @@ def _measured(recorder: TelemetryRecorder) -> dict[str, float]:
         if isinstance(point.point, HistogramDataPoint):
             found[point.name] += int(point.value)
     return {**found}
+
+
+def _waited_s(recorder: TelemetryRecorder) -> float:
+    return sum(
+        point.point.sum
+        for point in recorder.metrics()
+        if point.name == semconv.UPSTREAM_DURATION.name
+        and isinstance(point.point, HistogramDataPoint)
+    )
 
 
 def _lasting(record: ExchangeEnded, took_ns: int, waited_ns: int | None) -> Record:

@@ -213,9 +213,6 @@ class Pipeline:
     def _is_due(self) -> bool:
         if self._made or len(self._recorder) >= self._enough:
             return True
-        timings = self._recorder.timings
-        if timings is not None and len(timings) >= _TIMINGS:
-            return True
         return self._sender.is_due(self._settings.schedule_delay_s)
 
     def _work(self, asked: list[threading.Event]) -> None:
