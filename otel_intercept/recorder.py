@@ -8,8 +8,7 @@ a reader takes the counters in the order that keeps the balance true while they 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from otel_intercept import semconv
-from otel_intercept.failure import Failure
+from otel_intercept.counters import CounterKey, counter_keys, keepalives_of
 from otel_intercept.record import (
     ExchangeEnded,
     ExchangeRejected,
@@ -19,15 +18,11 @@ from otel_intercept.record import (
     RolloutRef,
     RolloutStarted,
 )
-from otel_intercept.semconv import Dialect, ExchangeOutcome
 from otel_intercept.timings import Timings
 from otel_intercept.waiting import Waiting
 
 if TYPE_CHECKING:
     from otel_intercept.exchange import Exchange
-
-CounterKey: TypeAlias = tuple[str, tuple[str | bool, ...]]
-"""An instrument's name and its label values, in the order of ``Instrument.labels``."""
 
 SpanRecord: TypeAlias = RolloutStarted | RolloutEnded | ExchangeEnded | FailureSeen
 
@@ -57,46 +52,6 @@ class Balance(NamedTuple):
     failed: int
     dropped: int
     queued: int
-
-
-def keepalives_of(record: Record) -> tuple[CounterKey, int] | None:
-    """Return the counter of keepalives and what the record adds, or None for none."""
-    if not isinstance(record, ExchangeEnded) or record.facts is None:
-        return None
-    if not record.facts.keepalives:
-        return None
-    key = (semconv.KEEPALIVES.name, (record.request.dialect.value,))
-    return key, record.facts.keepalives
-
-
-def counter_keys(record: Record) -> tuple[CounterKey, ...]:
-    """Return every counter that the record adds one to. Values are closed labels."""
-    match record:
-        case RolloutEnded():
-            return ((semconv.ROLLOUTS.name, (record.outcome.value,)),)
-        case ExchangeEnded():
-            exchange = exchanges_key(
-                record.outcome, record.request.dialect, stream=record.stream
-            )
-            if record.replayed:
-                return (exchange, (semconv.EXCHANGES_REPLAYED.name, exchange[1]))
-            if record.failure is None:
-                return (exchange,)
-            return (exchange, _failure_key(record.failure))
-        case FailureSeen():
-            return (_failure_key(record.failure),)
-        case ExchangeRejected():
-            rejected = ExchangeOutcome.REJECTED
-            return (exchanges_key(rejected, record.dialect, stream=False),)
-        case RolloutStarted():
-            return ()
-
-
-def exchanges_key(
-    outcome: ExchangeOutcome, dialect: Dialect, *, stream: bool
-) -> CounterKey:
-    """Return the counter of exchanges that ended so."""
-    return semconv.EXCHANGES.name, (outcome.value, dialect.value, stream)
 
 
 class Recorder(Waiting[SpanRecord]):
@@ -298,8 +253,3 @@ class Recorder(Waiting[SpanRecord]):
         if (keepalives := keepalives_of(record)) is not None:
             key, number = keepalives
             self._tally[key] = self._tally.get(key, 0) + number
-
-
-def _failure_key(failure: Failure) -> CounterKey:
-    labels = (failure.error_type.value, failure.phase.value, failure.origin.value)
-    return (semconv.FAILURES.name, labels)

@@ -36,6 +36,7 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
 from otel_intercept import semconv
+from otel_intercept.counters import CounterKey
 from otel_intercept.record import (
     ExchangeEnded,
     ExchangeRejected,
@@ -44,7 +45,7 @@ from otel_intercept.record import (
     RolloutEnded,
     StreamFacts,
 )
-from otel_intercept.recorder import Balance, CounterKey
+from otel_intercept.recorder import Balance
 from otel_intercept.semconv import (
     Dialect,
     ErrorType,

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from otel_intercept import semconv
+from otel_intercept.counters import counter_keys
 from otel_intercept.record import (
     ExchangeRejected,
     Record,
@@ -15,7 +16,7 @@ from otel_intercept.record import (
     RolloutStarted,
     StreamFacts,
 )
-from otel_intercept.recorder import Balance, Recorder, counter_keys
+from otel_intercept.recorder import Balance, Recorder
 from otel_intercept.semconv import Dialect
 from tests.samples import (
     START_NS,

@@ -25,8 +25,9 @@ from opentelemetry.trace import (
 
 from otel_intercept import RolloutRegistry, semconv
 from otel_intercept import failure as failures
+from otel_intercept.counters import counter_keys
 from otel_intercept.record import ExchangeRejected, Record, StreamFacts
-from otel_intercept.recorder import Balance, counter_keys
+from otel_intercept.recorder import Balance
 from otel_intercept.semconv import (
     Dialect,
     ErrorType,

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from otel_intercept.exchange import Exchange
 from otel_intercept.process.framing import Kind
@@ -14,8 +14,11 @@ from otel_intercept.process.orders import Fates, Totals
 from otel_intercept.process.outlet import Outlet
 from otel_intercept.process.sender import RECORDS, Sender
 from otel_intercept.record import ExchangeEnded, ExchangeRejected, Record
-from otel_intercept.recorder import CounterKey, Recorder
+from otel_intercept.recorder import Recorder
 from otel_intercept.translate.complaints import Complaints
+
+if TYPE_CHECKING:
+    from otel_intercept.counters import CounterKey
 
 _AT_ONCE: Final = 8
 """Things that the event loop sends at a stroke, at most."""

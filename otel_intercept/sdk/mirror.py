@@ -4,8 +4,9 @@ import threading
 from collections.abc import Mapping
 from typing import Final
 
+from otel_intercept.counters import CounterKey
 from otel_intercept.process.orders import Totals
-from otel_intercept.recorder import Balance, CounterKey, Recorder
+from otel_intercept.recorder import Balance, Recorder
 
 _NOTHING: Final = Totals(0, 0, 0, (), ())
 

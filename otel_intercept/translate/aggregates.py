@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal, TypeAlias
 
 from otel_intercept import semconv
+from otel_intercept.counters import CounterKey, counter_keys, exchanges_key
 from otel_intercept.record import ExchangeEnded, FailureSeen, Record, RolloutEnded
-from otel_intercept.recorder import CounterKey, counter_keys, exchanges_key
 from otel_intercept.semconv import ExchangeOutcome
 from otel_intercept.timings import Kind, Timing
 from otel_intercept.translate.complaints import Complaints

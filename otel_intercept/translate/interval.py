@@ -7,8 +7,8 @@ from math import inf
 from typing import Final, TypeAlias
 
 from otel_intercept import semconv
+from otel_intercept.counters import CounterKey
 from otel_intercept.record import ExchangeEnded, FailureSeen, RolloutEnded
-from otel_intercept.recorder import CounterKey
 from otel_intercept.semconv import Instrument
 
 LabelValues: TypeAlias = tuple[str | bool | None, ...]

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Final, NamedTuple, TypeAlias, TypeGuard
 
 from otel_intercept import dialect, semconv
+from otel_intercept.counters import CounterKey, counter_keys, keepalives_of
 from otel_intercept.record import (
     Attributes,
     AttributeValue,
@@ -15,7 +16,6 @@ from otel_intercept.record import (
     StreamFacts,
     UpstreamWait,
 )
-from otel_intercept.recorder import CounterKey, counter_keys, keepalives_of
 from otel_intercept.semconv import Dialect, ExchangeOutcome, Instrument
 from otel_intercept.timings import Kind, Timing
 from otel_intercept.translate.interval import LabelValues

@@ -14,8 +14,8 @@ from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, V
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, set_span_in_context
 
 from otel_intercept import dialect, semconv
+from otel_intercept.counters import CounterKey, counter_keys, keepalives_of
 from otel_intercept.record import ExchangeEnded, Record, RolloutEnded
-from otel_intercept.recorder import CounterKey, counter_keys, keepalives_of
 from otel_intercept.semconv import Instrument
 from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.model_label import ModelLabel

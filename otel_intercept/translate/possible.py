@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from itertools import product
 
 from otel_intercept import semconv
+from otel_intercept.counters import CounterKey
 from otel_intercept.failure import origin_of
-from otel_intercept.recorder import CounterKey
 from otel_intercept.semconv import (
     Dialect,
     ErrorType,

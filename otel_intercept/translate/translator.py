@@ -8,8 +8,8 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
 
 from otel_intercept import semconv
+from otel_intercept.counters import CounterKey
 from otel_intercept.record import Record
-from otel_intercept.recorder import CounterKey
 from otel_intercept.timings import Kind, Timing
 from otel_intercept.translate.aggregates import Aggregates
 from otel_intercept.translate.batch import Spans
