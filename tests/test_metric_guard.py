@@ -91,6 +91,20 @@ def test_known_labels_are_no_pass_for_the_attributes_of_an_exemplar() -> None:
     assert point.exemplars[0].trace_id == 4
 
 
+def test_a_step_that_would_end_too_late_is_not_begun_without_a_nap() -> None:
+    """Of two steps that take more than a millisecond together, each has its nap."""
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+    naps = Naps()
+
+    for _ in range(20):
+        until_s = time.thread_time() + 0.0006
+        while time.thread_time() < until_s:
+            pass
+        naps.step()
+
+    assert resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before >= 20
+
+
 async def test_no_nap_is_taken_on_an_event_loop() -> None:
     """Who serves metrics from the loop itself is not kept waiting on purpose."""
 

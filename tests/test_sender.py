@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from otel_intercept.sdk import configure, read_spans
 from otel_intercept.sdk.otlp_proto import spans_of_request
 from otel_intercept.telemetry import Balance, Settings, Telemetry
+from otel_intercept.translate.encoder import SpanEncoder
 from otel_intercept.translate.outlets import EncodedSpanExporter
 from otel_intercept.translate.sender import MAX_POSTS
+from otel_intercept.translate.translator import Translator
 from tests.collectors import Answer, HttpCollector
 from tests.samples import (
     ended,
@@ -61,6 +64,42 @@ def names() -> set[str]:
         for thread in threading.enumerate()
         if thread.name.startswith("otel-intercept")
     }
+
+
+def test_no_two_of_our_threads_work_one_right_after_the_other() -> None:
+    """A request begins with a nap, and the thread that began it takes one as well."""
+    noted: list[tuple[str, str]] = []
+    kinds = {
+        threading.Thread.start.__code__: "start",
+        Translator.spans_of.__code__: "work",
+        SpanEncoder.request.__code__: "work",
+    }
+
+    def note(frame: FrameType, event: str, arg: object) -> None:
+        kind = kinds.get(frame.f_code) if event == "call" else None
+        if event == "c_call" and arg is time.sleep:
+            kind = "nap"
+        if kind is not None:
+            noted.append((threading.current_thread().name, kind))
+
+    threading.setprofile(note)
+    try:
+        telemetry = Telemetry(
+            span_exporter=Posts(lambda _: True), settings=Settings(export_batch_size=64)
+        )
+        record_exchanges(telemetry, 256)
+        telemetry.shutdown()
+    finally:
+        threading.setprofile(None)
+
+    own = [kind for name, kind in noted if name == "otel-intercept"]
+    posts = [kind for name, kind in noted if name == "otel-intercept-post"]
+    assert own.count("start") == posts.count("work") > 0
+    assert [own[at + 1] for at, kind in enumerate(own) if kind == "start"] == [
+        "nap"
+    ] * own.count("start")
+    assert posts.count("nap") == posts.count("work")
+    assert posts[0] == "nap"
 
 
 def test_full_batches_overlap_up_to_four() -> None:

@@ -12,20 +12,33 @@ _NAP_S: Final = 0.0002
 
 
 class Naps:
-    """Sleeps for a moment after each millisecond, unless a loop runs in this thread.
+    """Sleeps for a moment within each millisecond, unless a loop runs in this thread.
 
     By the clock, since each nap makes two threads change places, which costs more than
     what a short step does. One for each piece of work; of one thread.
     """
 
     def __init__(self) -> None:
-        self._until_s = time.monotonic() + _BUSY_S
+        self._stepped_s = time.monotonic()
+        self._until_s = self._stepped_s + _BUSY_S
 
     def step(self) -> None:
-        """Be at the end of a step that takes a fraction of a millisecond."""
-        if time.monotonic() >= self._until_s and not _has_running_loop():
-            time.sleep(_NAP_S)
-            self._until_s = time.monotonic() + _BUSY_S
+        """Be at the end of a step that takes a fraction of a millisecond.
+
+        The nap comes before a step that would end too late, if it takes as long as
+        this one did.
+        """
+        now_s = time.monotonic()
+        took_s, self._stepped_s = now_s - self._stepped_s, now_s
+        if now_s + took_s >= self._until_s and not _has_running_loop():
+            nap()
+            self._stepped_s = time.monotonic()
+            self._until_s = self._stepped_s + _BUSY_S
+
+
+def nap() -> None:
+    """Let other threads work for a moment. Not for the thread of an event loop."""
+    time.sleep(_NAP_S)
 
 
 def _has_running_loop() -> bool:

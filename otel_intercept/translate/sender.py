@@ -14,6 +14,7 @@ from otel_intercept.translate.batch import Batch, Spans
 from otel_intercept.translate.bounded import seconds_until, within
 from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.guarded import export_request, export_spans
+from otel_intercept.translate.naps import nap
 from otel_intercept.translate.outlets import EncodedSpanExporter, LocalSpanExporter
 
 MAX_POSTS: Final = 4
@@ -163,7 +164,10 @@ class SpanSender:
             return batch
 
     def _start_post(self, batch: Batch, *, kept: bool) -> bool:
+        # Two of our threads that work one right after the other make the event loop
+        # wait for both: a new one has the interpreter lock at once.
         def post() -> None:
+            nap()
             try:
                 self._post(batch, kept=kept)
             except BaseException:  # noqa: BLE001 - its text must not be printed
@@ -176,6 +180,7 @@ class SpanSender:
         except RuntimeError:
             # No thread can be had; the calling one will do.
             return False
+        nap()
         return True
 
     def _post(self, batch: Batch, *, kept: bool) -> None:
