@@ -192,15 +192,21 @@ def triage(exc: BaseException, rollout_id: str | None = None) -> None:
         return
 
 
+def logged_exception(record: logging.LogRecord) -> BaseException | None:
+    """Return the exception that a log record carries; None when it carries none."""
+    raw = record.exc_info
+    exc = raw[1] if isinstance(raw, tuple) and len(raw) > 1 else None
+    return exc if isinstance(exc, BaseException) else None
+
+
 def logged_exception_type(record: logging.LogRecord) -> str | None:
     """Return the class of the exception that a log record carries, as `describe` does.
 
     Returns:
         The importable qualified name, or None when the log record carries none.
     """
-    raw = record.exc_info
-    exc = raw[1] if isinstance(raw, tuple) and len(raw) > 1 else None
-    return kind_of(type(exc)).name if isinstance(exc, BaseException) else None
+    exc = logged_exception(record)
+    return None if exc is None else kind_of(type(exc)).name
 
 
 def _make(

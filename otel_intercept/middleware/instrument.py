@@ -13,6 +13,7 @@ from otel_intercept.middleware.access_log import shorten_access_log
 from otel_intercept.middleware.answering import answer, is_seen
 from otel_intercept.middleware.foreign import add_restoring_middleware
 from otel_intercept.middleware.routes import stands_alone, watch_routes
+from otel_intercept.middleware.server_log import redact_logs
 from otel_intercept.middleware.serving import EXCHANGE, Serving
 from otel_intercept.middleware.wiring import WIRING, Resolver, Wiring, resolve
 from otel_intercept.middleware.writer import ON_WRITER
@@ -154,6 +155,7 @@ def _outermost(wiring: Wiring) -> Middleware:
         if not looked:
             # All routes and middlewares are known by now: aiohttp takes no more.
             looked = True
+            redact_logs(request)
             alone = request.match_info.apps == (wiring.app,)
             if key and alone and stands_alone(wiring.app, intercept):
                 watch_routes(wiring.app, key, partial(_at_route, wiring, key))
