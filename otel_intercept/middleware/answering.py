@@ -98,7 +98,7 @@ async def answer(
                 except Exception:
                     writer.__class__ = ObservedWriter
                     raise
-                if prepared is writer and comes_whole(response, transport):
+                if prepared is writer and comes_whole(response, writer, transport):
                     exchange.answers_whole(response.status)
                     try:
                         await response.write_eof()
