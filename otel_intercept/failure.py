@@ -25,6 +25,7 @@ from otel_intercept.taxonomy.links import (
     is_group,
     members_of,
     traceback_of,
+    was_read_from_agent,
 )
 from otel_intercept.taxonomy.verdict import decide, exact_status, first_code
 
@@ -176,6 +177,18 @@ def is_cancellation(exc: BaseException) -> bool:
         elif not issubclass(type(link), _CANCELLATIONS):
             return False
     return True
+
+
+def is_agents(exc: BaseException) -> bool:
+    """Return whether it says that the agent's request could not be read to its end.
+
+    True for what reading the request raised, and for what was raised because of it, as
+    by a client that uploads it to an upstream.
+    """
+    try:
+        return was_read_from_agent(exc)
+    except Exception:  # noqa: BLE001 - telemetry never breaks traffic
+        return False
 
 
 def triage(exc: BaseException, rollout_id: str | None = None) -> None:
