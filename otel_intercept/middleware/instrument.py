@@ -41,8 +41,8 @@ def instrument_app(
 
     In an app without sub-apps that has no other middleware, and whose rollout ids are
     found by a ``match_info`` key, it stands around the handlers of the rollout routes
-    themselves from the first request on: a route that is added to a resource later,
-    past the frozen router, is not seen.
+    themselves from the first request on, and of those that are added to a resource
+    later.
 
     Idempotent for the same arguments.
 
