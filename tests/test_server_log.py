@@ -22,6 +22,7 @@ SECRET = "sk-canary-71e0b4"
 CHAT = "/rollout/r1/v1/chat/completions"
 ROUTE = "/rollout/{rollout_id}/v1/chat/completions"
 OTHER = "/other"
+MOUNTED = f"/sub{CHAT}"
 REDACTED = "aiohttp failed to serve a rollout's request: exception_type=%s"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -365,3 +366,67 @@ async def test_what_is_no_response_is_not_shown(
     assert reply is not None
     assert reply[0] == 500
     assert SECRET not in logged(caplog)
+
+
+GARBAGE = {
+    "the rest of a prompt": f"and more of {SECRET}\r\n\r\n",
+    "a header": f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nKey: {SECRET}\0\r\n\r\n",
+    "a long line": f"POST /{SECRET * 600} HTTP/1.1\r\n\r\n",
+    "a chunk": (
+        f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        f"{SECRET}\r\n"
+    ),
+}
+
+
+async def send(url: str, garbage: str, before: str | None) -> bytes:
+    """Send what cannot be parsed, after a good request or as the first; read all."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    if before is not None:
+        writer.write(f"POST {before} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await reader.readuntil(b"{}")
+    writer.write(garbage.encode())
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+@pytest.mark.parametrize("before", [None, CHAT, OTHER, MOUNTED])
+async def test_what_cannot_be_parsed_leaks_nothing(
+    registry: RolloutRegistry,
+    caplog: pytest.LogCaptureFixture,
+    garbage: str,
+    before: str | None,
+) -> None:
+    """It has no route, and where rollouts are served it may be one's prompt."""
+    caplog.set_level(logging.DEBUG)
+    app = app_of(answers, registry)
+    if before == MOUNTED:
+        root = web.Application()
+        root.add_subapp("/sub", app)
+        app = root
+    registry.open("r1")
+
+    async with serving(app) as url:
+        answer = await send(url, garbage, before)
+
+    assert answer.startswith(b"HTTP/1.0 400")
+    assert any(it.message.startswith(REDACTED[:20]) for it in caplog.records)
+    assert SECRET not in logged(caplog)
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+async def test_what_cannot_be_parsed_elsewhere_is_logged_as_ever(
+    registry: RolloutRegistry, caplog: pytest.LogCaptureFixture, garbage: str
+) -> None:
+    """An app without rollouts in the same process keeps its log."""
+    app_of(answers, registry)
+    app = web.Application()
+    app.router.add_post(OTHER, answers)
+
+    async with serving(app) as url:
+        await send(url, garbage, OTHER)
+
+    assert SECRET[:10] in logged(caplog)

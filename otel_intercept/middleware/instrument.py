@@ -13,7 +13,7 @@ from otel_intercept.middleware.access_log import shorten_access_log
 from otel_intercept.middleware.answering import answer, is_seen
 from otel_intercept.middleware.foreign import add_restoring_middleware
 from otel_intercept.middleware.routes import stands_alone, watch_routes
-from otel_intercept.middleware.server_log import redact_logs
+from otel_intercept.middleware.server_log import redact_log_of, redact_logs
 from otel_intercept.middleware.serving import EXCHANGE, Serving
 from otel_intercept.middleware.wiring import WIRING, Resolver, Wiring, resolve
 from otel_intercept.middleware.writer import ON_WRITER
@@ -103,6 +103,7 @@ def wire_app(
     add_restoring_middleware(app)
     app.middlewares.insert(0, _outermost(wiring))
     shorten_access_log()
+    redact_log_of(app)
 
 
 def exchange_from(request: web.Request) -> Exchange:
