@@ -26,7 +26,7 @@ V1_HOSTS := 0.3.1-v1 0.4.0-v1 0.4.1.dev86-v1
 # The lower bound in pyproject.toml.
 LOWEST := .venv-lowest
 LOWEST_AIOHTTP := aiohttp==3.14.0
-ON_AIOHTTP := chunks_written incoming middleware plain_answers routes serving unusual_answers whole_answers
+ON_AIOHTTP := broken_bodies chunks_written incoming middleware plain_answers routes server_log serving short_bodies unusual_answers uploads whole_answers
 version_of = $(firstword $(subst -, ,$(1)))
 stack_of = $(lastword $(subst -, ,$(1)))
 

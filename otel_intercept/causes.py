@@ -117,6 +117,10 @@ class Causes(UpstreamCalls):
         if failures.is_cancellation(exc):
             self._upstream_was_cancelled()
             return None
+        if failures.is_agents(exc):
+            # So is this: a request is read as it is sent on.
+            self._upstream_was_left()
+            return None
         if self._outcome is not None:
             self._fail_late(exc)
             return None
@@ -137,7 +141,11 @@ class Causes(UpstreamCalls):
         self._find_trouble().upstream_cancelled = True
         if self._owner.closed:
             self._note(Cause.CANCELLED)
-        elif not (self._has_terminal or self._ended or self._is_agent_present()):
+        else:
+            self._upstream_was_left()
+
+    def _upstream_was_left(self) -> None:
+        if not (self._has_terminal or self._ended or self._is_agent_present()):
             self._note(Cause.AGENT_LEFT)
 
     def _fail_late(self, exc: BaseException) -> None:

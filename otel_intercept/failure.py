@@ -25,6 +25,7 @@ from otel_intercept.taxonomy.links import (
     is_group,
     members_of,
     traceback_of,
+    was_read_from_agent,
 )
 from otel_intercept.taxonomy.verdict import decide, exact_status, first_code
 
@@ -178,6 +179,18 @@ def is_cancellation(exc: BaseException) -> bool:
     return True
 
 
+def is_agents(exc: BaseException) -> bool:
+    """Return whether it says that the agent's request could not be read to its end.
+
+    True for what reading the request raised, and for what was raised because of it, as
+    by a client that uploads it to an upstream.
+    """
+    try:
+        return was_read_from_agent(exc)
+    except Exception:  # noqa: BLE001 - telemetry never breaks traffic
+        return False
+
+
 def triage(exc: BaseException, rollout_id: str | None = None) -> None:
     """Write the raw text and traceback to the ``otel_intercept.triage`` logger.
 
@@ -192,15 +205,21 @@ def triage(exc: BaseException, rollout_id: str | None = None) -> None:
         return
 
 
+def logged_exception(record: logging.LogRecord) -> BaseException | None:
+    """Return the exception that a log record carries; None when it carries none."""
+    raw = record.exc_info
+    exc = raw[1] if isinstance(raw, tuple) and len(raw) > 1 else None
+    return exc if isinstance(exc, BaseException) else None
+
+
 def logged_exception_type(record: logging.LogRecord) -> str | None:
     """Return the class of the exception that a log record carries, as `describe` does.
 
     Returns:
         The importable qualified name, or None when the log record carries none.
     """
-    raw = record.exc_info
-    exc = raw[1] if isinstance(raw, tuple) and len(raw) > 1 else None
-    return kind_of(type(exc)).name if isinstance(exc, BaseException) else None
+    exc = logged_exception(record)
+    return None if exc is None else kind_of(type(exc)).name
 
 
 def _make(

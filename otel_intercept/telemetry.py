@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from otel_intercept.errors import ConfigurationError
+from otel_intercept.forks import Forked, after_fork
 from otel_intercept.record import ExchangeEnded, Record
 from otel_intercept.recorder import Balance, Recorder
 from otel_intercept.settings import Settings
@@ -88,7 +89,8 @@ class Telemetry:
     """Takes ended records on the event loop and has them exported off it.
 
     One per process, made after any fork by ``otel_intercept.sdk.configure`` or by
-    ``otel_intercept.testing.TelemetryRecorder``. Without an exporter and a reader it is
+    ``otel_intercept.testing.TelemetryRecorder``. In a fork of the process all is
+    dropped and counted, and one warning says so. Without an exporter and a reader it is
     disabled: nothing is started, counted or imported.
 
     ``begin``, ``put`` and ``sample`` belong to the event loop's thread; they take no
@@ -144,6 +146,7 @@ class Telemetry:
         has_spans = not (span_exporter is None and tracer_provider is None)
         recorder = Recorder(self._settings.queue_size, spans=has_spans)
         self._intake: Intake = recorder
+        self._recorder = recorder
         self._engine: Engine | None = None
         self._callbacks: list[Callable[[], None]] = []
         self._is_shut_down = False
@@ -175,6 +178,7 @@ class Telemetry:
         )
         engine.start()
         self._engine = engine
+        after_fork(self._disown)
 
     @classmethod
     def through(cls, recorder: "ProcessRecorder", settings: Settings) -> Self:
@@ -290,6 +294,11 @@ class Telemetry:
                 self._engine.held_back,
             )
         return balance
+
+    def _disown(self) -> None:
+        """Drop and count everything from now on: this is a fork of the process."""
+        if self._engine is not None:
+            self._engine = Forked(self._recorder, self._engine)
 
     @property
     def idle(self) -> bool:

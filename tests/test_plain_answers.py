@@ -423,7 +423,7 @@ SCENES: Final = {
     "a signal loses the connection": Scene(
         signal=loses_the_connection, outcome="handler_failed"
     ),
-    "a signal refuses": Scene(signal=refuses, outcome="cancelled"),
+    "a signal refuses": Scene(signal=refuses, outcome="handler_failed"),
     "a signal makes it a page": Scene(signal=turns_into_a_page, stream=True),
     "upstream fails before the headers": Scene(
         before=upstream_hangs, signal=lets_upstream_fail, outcome="silent_empty"

@@ -1,6 +1,6 @@
 """Where ours is the only middleware, it stands around the handlers themselves."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 import pytest
@@ -253,3 +253,52 @@ async def test_a_route_that_cannot_be_replaced_keeps_the_middleware() -> None:
     watch_routes(app, "rollout_id", lambda _route, _handler: health)
 
     assert getattr(app, "_run_middlewares") is True  # noqa: B009 - it has no public name
+
+
+@pytest.mark.parametrize("change", [None, beside_another])
+@pytest.mark.parametrize("handler", [answer, Model])
+async def test_a_route_that_is_added_while_the_app_runs_is_seen(
+    recorder: TelemetryRecorder,
+    registry: RolloutRegistry,
+    serve: Serve,
+    change: Change | None,
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]] | type[web.View],
+) -> None:
+    """A frozen router takes no more resources, but a resource takes more routes."""
+    app = web.Application()
+    resource = app.router.add_resource(ROUTE)
+    other = app.router.add_resource("/health")
+    resource.add_route("GET", answer)
+    instrument_app(app, registry)
+    if change is not None:
+        change(app)
+    url = await serve(app)
+    registry.open("r1")
+    await ask(url, CHAT, "GET")
+
+    resource.add_route("POST", handler)
+    other.add_route("POST", health)
+
+    assert await ask(url, CHAT) == (200, b'{"index": 1}')
+    assert await ask(url, "/health") == (200, b'{"healthy": true}')
+    assert names(recorder) == [f"GET {ROUTE}", f"POST {ROUTE}"]
+
+
+async def test_a_running_app_takes_nothing_else(
+    registry: RolloutRegistry, serve: Serve
+) -> None:
+    """There is no other way for a route or a middleware to come later."""
+    app = app_of()
+    instrument_app(app, registry)
+    await serve(app)
+
+    with pytest.raises(RuntimeError):
+        app.router.add_post("/late/{rollout_id}", answer)
+    with pytest.raises(RuntimeError):
+        app.router.add_resource("/late/{rollout_id}")
+    with pytest.raises(RuntimeError):
+        app.router.add_static("/late", "tests")
+    with pytest.raises(RuntimeError):
+        app.add_subapp("/late", web.Application())
+    with pytest.raises(RuntimeError):
+        app.middlewares.append(passes)

@@ -172,12 +172,13 @@ class Site:
             instrument_app(app, self.registry)
         logger = logging.getLogger("tests.access")
         logger.setLevel(logging.INFO)
+        logging.getLogger("tests").setLevel(logging.INFO)
         lines = Lines()
         logger.addHandler(lines)
         site = self
 
         class Noting(AbstractAccessLogger):
-            """Notes an answer when aiohttp is through with it."""
+            """Notes an answer when aiohttp is through with it, and its whole line."""
 
             def log(
                 self, request: web.BaseRequest, response: web.StreamResponse, _: float
@@ -188,7 +189,7 @@ class Site:
         runner = web.AppRunner(
             app,
             shutdown_timeout=1,
-            access_log=logger,
+            access_log=logging.getLogger("tests"),
             access_log_class=Noting,
             access_log_format=LOG_FORMAT,
         )

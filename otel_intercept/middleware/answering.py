@@ -98,7 +98,7 @@ async def answer(
                 except Exception:
                     writer.__class__ = ObservedWriter
                     raise
-                if prepared is writer and comes_whole(response, transport):
+                if prepared is writer and comes_whole(response, writer, transport):
                     exchange.answers_whole(response.status)
                     try:
                         await response.write_eof()
@@ -124,6 +124,10 @@ async def answer(
             return fail_exchange(request, exchange, exc)
         exchange.handler_returned()
         place.connections.end_with(request.task, exchange)
+        if place.outermost and _is_sent_once(exc):
+            failed = await _send_raised(request, exchange, exc)
+            if failed is not None:
+                return failed
         raise
     except Exception as exc:  # noqa: BLE001 - whatever escapes becomes a redacted 500
         response = fail_exchange(request, exchange, exc)
@@ -139,7 +143,7 @@ async def answer(
 
 
 def is_seen(request: web.Request) -> bool:
-    """Tell whether an app above has seen a request to be a rollout's."""
+    """Tell whether an app has seen a request to be a rollout's."""
     return _REJECTED in request or EXCHANGE in request
 
 
@@ -153,6 +157,25 @@ async def _call(
         return await handler(request)
     finally:
         leave(token)
+
+
+async def _send_raised(
+    request: web.Request, exchange: Exchange, answer: web.HTTPException
+) -> web.StreamResponse | None:
+    """Send what the handler raised to answer, as aiohttp does next, but log no text.
+
+    Returns:
+        What answers in its place if it cannot be sent.
+    """
+    try:
+        await answer.prepare(request)
+        await answer.write_eof()
+    except Exception as exc:  # noqa: BLE001 - aiohttp would log it
+        if isinstance(exc, ConnectionError) and has_left(request):
+            return None
+        response = fail_exchange(request, exchange, exc)
+        return await send_failure(request, response)
+    return None
 
 
 async def _drain(writer: StreamWriter, exchange: Exchange) -> None:

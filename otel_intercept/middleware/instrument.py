@@ -13,6 +13,7 @@ from otel_intercept.middleware.access_log import shorten_access_log
 from otel_intercept.middleware.answering import answer, is_seen
 from otel_intercept.middleware.foreign import add_restoring_middleware
 from otel_intercept.middleware.routes import stands_alone, watch_routes
+from otel_intercept.middleware.server_log import redact_log_of, redact_logs
 from otel_intercept.middleware.serving import EXCHANGE, Serving
 from otel_intercept.middleware.wiring import WIRING, Resolver, Wiring, resolve
 from otel_intercept.middleware.writer import ON_WRITER
@@ -40,8 +41,8 @@ def instrument_app(
 
     In an app without sub-apps that has no other middleware, and whose rollout ids are
     found by a ``match_info`` key, it stands around the handlers of the rollout routes
-    themselves from the first request on: a route that is added to a resource later,
-    past the frozen router, is not seen.
+    themselves from the first request on, and of those that are added to a resource
+    later.
 
     Idempotent for the same arguments.
 
@@ -102,6 +103,7 @@ def wire_app(
     add_restoring_middleware(app)
     app.middlewares.insert(0, _outermost(wiring))
     shorten_access_log()
+    redact_log_of(app)
 
 
 def exchange_from(request: web.Request) -> Exchange:
@@ -154,6 +156,7 @@ def _outermost(wiring: Wiring) -> Middleware:
         if not looked:
             # All routes and middlewares are known by now: aiohttp takes no more.
             looked = True
+            redact_logs(request)
             alone = request.match_info.apps == (wiring.app,)
             if key and alone and stands_alone(wiring.app, intercept):
                 watch_routes(wiring.app, key, partial(_at_route, wiring, key))

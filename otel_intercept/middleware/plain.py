@@ -13,14 +13,18 @@ from otel_intercept.middleware.writer import (
 )
 
 
-def comes_whole(response: web.Response, transport: Transport | None) -> bool:
+def comes_whole(
+    response: web.Response, writer: StreamWriter, transport: Transport | None
+) -> bool:
     """Tell whether a prepared response is JSON in one piece, and can still be sent.
 
     Between its headers and its end there is no step that tells anything.
     """
+    body = response.body
     return (
         response.headers.get(hdrs.CONTENT_TYPE) in PLAIN_JSON
-        and type(response.body) is bytes
+        and type(body) is bytes
+        and writer.length in (None, len(body))
         and transport is not None
         and not transport.is_closing()
     )

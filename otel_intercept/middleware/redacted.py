@@ -32,9 +32,9 @@ def report_raised(request: web.Request, exchange: Exchange, exc: Exception) -> N
     """Report what escaped from a handler.
 
     An agent that leaves while its request is being read is told by what reading raises:
-    no failure of the handler, nor of the upstream that it never came to.
+    no failure of the handler, nor of the upstream that it never came to whole.
     """
-    if exc is request.content.exception() and has_left(request):
+    if has_left(request) and failures.is_agents(exc):
         exchange.handler_cancelled()
     else:
         exchange.handler_raised(exc)

@@ -13,6 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 _HANDLER: Final = "_handler"
 _RUNS_MIDDLEWARES: Final = "_run_middlewares"
+_REGISTER: Final = "register_route"
 
 Around = Callable[[web.AbstractRoute, Handler], Handler]
 """Returns what stands around the handler of a route."""
@@ -45,14 +46,28 @@ def watch_routes(app: web.Application, key: str, around: Around) -> None:
     """
     if getattr(app, _RUNS_MIDDLEWARES, None) is not True:
         return
-    routes = [route for route in app.router.routes() if _has_key(route, key)]
+    resources = [it for it in app.router.resources() if f"{{{key}}}" in it.canonical]
+    routes = [route for resource in resources for route in resource]
     if all(_replace(route, around(route, route.handler)) for route in routes):
+        for resource in resources:
+            _watch_late(resource, around)
         setattr(app, _RUNS_MIDDLEWARES, False)
 
 
-def _has_key(route: web.AbstractRoute, key: str) -> bool:
-    resource = route.resource
-    return resource is not None and f"{{{key}}}" in resource.canonical
+def _watch_late(resource: web.AbstractResource, around: Around) -> None:
+    """Stand around what is added to a resource from now on.
+
+    A frozen router takes no more resources, but those that it has take routes.
+    """
+    if not isinstance(resource, web.Resource):
+        return
+    register = resource.register_route
+
+    def register_late(route: web.ResourceRoute) -> None:
+        register(route)
+        _replace(route, around(route, route.handler))
+
+    setattr(resource, _REGISTER, register_late)
 
 
 def _replace(route: web.AbstractRoute, handler: Handler) -> bool:

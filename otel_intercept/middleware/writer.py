@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from aiohttp import ClientConnectionResetError, hdrs
+from aiohttp.helpers import must_be_empty_body
 from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 
@@ -30,6 +31,10 @@ _COMMENT: Final = b":"
 _DRAIN_LIMIT: Final = 0x10000
 
 
+class BodyTooShortError(Exception):
+    """A body ended before the length that its headers announce. Never raised."""
+
+
 class ObservedWriter(StreamWriter):
     """A writer that reports what it has sent to an exchange.
 
@@ -42,12 +47,14 @@ class ObservedWriter(StreamWriter):
         framed: What aiohttp has framed as a chunk of the body, until it is reported.
         looks: How many writes of an event stream may still show how it is framed: the
             first may go out with the headers.
+        unseen: The announced length of a body that may never come by here at all.
     """
 
     exchange: Exchange
     on_body_write: Callable[[int, int], None] | None = None
     framed: "Written | None" = None
     looks: int = 2
+    unseen: int = 0
 
     async def write_headers(self, status_line: str, headers: CIMultiDict[str]) -> None:
         """Write the headers, and report the status and what body they announce.
@@ -94,7 +101,11 @@ class ObservedWriter(StreamWriter):
             raise
         if chunk:
             exchange.answer_wrote(chunk)
-        exchange.answer_ended()
+        left = self.length
+        if left and _is_short(self, left - len(chunk)):
+            exchange.write_failed(BodyTooShortError(), phase=Phase.EOF)
+        else:
+            exchange.answer_ended()
 
 
 class StreamingWriter(ObservedWriter):
@@ -166,8 +177,19 @@ def report_headers(
         gone = ClientConnectionResetError("Cannot write to closing transport")
         exchange.write_failed(gone, phase=Phase.PREPARE)
         return
+    # To a HEAD there is no body; a file goes to the kernel at once, past the writer.
+    if writer.length and (
+        hdrs.ACCEPT_RANGES in headers
+        or must_be_empty_body(exchange.request.method, status)
+    ):
+        vars(writer)["unseen"] = writer.length
     event_stream, other = _kind_of(headers)
     exchange.answer_began(status, event_stream=event_stream, other=other)
+
+
+def _is_short(writer: ObservedWriter, left: int) -> bool:
+    """Tell whether a body that has ended misses something, with so many bytes left."""
+    return left > 0 and left != writer.unseen
 
 
 async def write_headers(

@@ -1,9 +1,8 @@
 """The process recorder: what telemetry hands its records to when a helper exports."""
 
-import os
-import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
+from otel_intercept.forks import after_fork
 from otel_intercept.process.back_off import BackOff
 from otel_intercept.process.channel import Channel
 from otel_intercept.process.framing import Kind
@@ -55,7 +54,7 @@ class ProcessRecorder:
         self._is_forked = False
         self._is_shut_down = False
         self._keeper.start(self.intake)
-        os.register_at_fork(after_in_child=_Fork(weakref.WeakMethod(self.disown)))
+        after_fork(self.disown)
 
     @property
     def helper_pid(self) -> int | None:
@@ -108,15 +107,3 @@ class ProcessRecorder:
     def _lost(self) -> int:
         balance = self.intake.balance()
         return balance.failed + balance.dropped
-
-
-class _Fork:
-    """Tells a recorder, if it still lives, that this is a fork."""
-
-    def __init__(self, disown: "weakref.WeakMethod[Callable[[], None]]") -> None:
-        self._disown = disown
-
-    def __call__(self) -> None:
-        disown = self._disown()
-        if disown is not None:
-            disown()

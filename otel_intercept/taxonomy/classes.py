@@ -114,7 +114,8 @@ _AIOHTTP_ROWS: Final[tuple[_Row, ...]] = (
     # aiohttp reports an unreadable answer as a status of 400 that nobody had sent.
     (_AIOHTTP_WIRE, "HttpProcessingError", _proven(_BAD_RESPONSE)),
     (_AIOHTTP_WIRE, "TransferEncodingError ContentLengthError", _proven(_TRUNCATED)),
-    ("aiohttp.web_protocol", "RequestPayloadError", _proven(_AGENT)),
+    # The agent's body is broken, and the handler has let that escape.
+    ("aiohttp.web_protocol", "RequestPayloadError", _proven(_HANDLER)),
 )
 
 _HTTPX: Final = "httpx httpx2"

@@ -15,6 +15,9 @@ _MAX_CHAIN: Final = 1 + MAX_LINKS + _MAX_MEMBERS
 _MAX_FIELDS: Final = 64
 _MAX_FRAMES: Final = 64
 
+_STREAMS: Final = "aiohttp.streams"
+_SERVING: Final = "aiohttp.web_protocol.RequestHandler"
+
 _Link: TypeAlias = Callable[[BaseException], BaseException | None]
 _Trace: TypeAlias = Callable[[BaseException], TracebackType | None]
 _Tuple: TypeAlias = Callable[[BaseException], tuple[object, ...]]
@@ -107,6 +110,21 @@ def passed_through(exc: BaseException, functions: frozenset[str]) -> bool:
     return False
 
 
+def was_read_from_agent(exc: BaseException) -> bool:
+    """Return whether an exception, or its cause, came out of a request to aiohttp.
+
+    What was only raised while such a one was handled is another matter.
+    """
+    link: BaseException | None = exc
+    for _ in range(MAX_LINKS):
+        if link is None:
+            break
+        if _is_of_request(link):
+            return True
+        link = _CAUSE(link)
+    return False
+
+
 def raiser_of(exc: BaseException) -> str:
     """Return the name of the function that raised an exception, empty if unknown."""
     traceback = traceback_of(exc)
@@ -128,6 +146,29 @@ def _below(exc: BaseException) -> Iterator[BaseException]:
         cause = _wrapped(exc)
     if cause is not None:
         yield cause
+
+
+def _is_of_request(exc: BaseException) -> bool:
+    """Return whether it was raised by the reader of a request's body.
+
+    aiohttp's client reads answers with the same class: the protocol has to tell.
+    """
+    traceback = traceback_of(exc)
+    for _ in range(_MAX_FRAMES):
+        if traceback is None:
+            break
+        frame = traceback.tb_frame
+        if frame.f_globals.get("__name__") == _STREAMS:
+            reader: object = frame.f_locals.get("self")
+            held: object = getattr(reader, "_exception", None)
+            if held is exc and _is_served(getattr(reader, "_protocol", None)):
+                return True
+        traceback = traceback.tb_next
+    return False
+
+
+def _is_served(protocol: object) -> bool:
+    return any(dotted(base) == _SERVING for base in type(protocol).__mro__)
 
 
 def _wrapped(exc: BaseException) -> BaseException | None:

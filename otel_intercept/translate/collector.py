@@ -1,5 +1,6 @@
 """Collect what was aggregated, in the SDK's data classes, for one of its readers."""
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -65,13 +66,21 @@ class Collector:
         }
         self._since_ns = time.time_ns()
         self._lock = threading.Lock()
+        self._pid = os.getpid()
 
     def collect(
         self,
         _reader: MetricReader,
         timeout_millis: float = 10_000,
     ) -> MetricsData:
-        """Return every series as it is now, in one resource and scope."""
+        """Return every series as it is now, in one resource and scope.
+
+        Returns:
+            Nothing at all in a fork of the process, where a reader of the SDK goes on:
+            the series are the parent's, and stand still.
+        """
+        if os.getpid() != self._pid:
+            return MetricsData([])
         with self._lock:
             metrics = [
                 Metric(instrument.name, instrument.description, instrument.unit, data)

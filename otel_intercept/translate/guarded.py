@@ -135,7 +135,13 @@ class GuardedMetricExporter(MetricExporter):
     def export(
         self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: object
     ) -> MetricExportResult:
-        """Export what the guard lets through. Never raises."""
+        """Export what the guard lets through. Never raises.
+
+        Where there is nothing, as in a fork, whose connections are the parent's, the
+        exporter is left alone.
+        """
+        if not metrics_data.resource_metrics:
+            return MetricExportResult.SUCCESS
         safe, number = self._guard.data(metrics_data)
         with self._lock:
             self._running += 1
