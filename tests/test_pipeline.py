@@ -241,7 +241,7 @@ def test_what_a_collector_does_not_take_counts_as_failed(
 ) -> None:
     """Whatever a collector does, the balance holds and claims no export too many."""
     with collector(answer) as server:
-        telemetry = Telemetry(span_exporter=build(server, timeout=0.3), settings=FAST)
+        telemetry = Telemetry(span_exporter=build(server, timeout=1.5), settings=FAST)
         record_exchanges(telemetry, 5)
 
         flushed = telemetry.flush()

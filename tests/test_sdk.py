@@ -84,7 +84,7 @@ def environ_for(
     return {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
-        "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "5",
         "OTEL_BSP_SCHEDULE_DELAY": "20",
         **more,
     }
