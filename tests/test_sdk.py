@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -375,7 +376,8 @@ def test_a_metrics_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> No
 def test_a_variable_of_the_process_that_breaks_an_exporter_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An exporter that cannot be made is one clear error without foreign text."""
+    """An exporter that cannot be made is one clear error, and no thread is left."""
+    before = {*threading.enumerate()}
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", CANARY)
 
     with pytest.raises(ConfigurationError) as caught:
@@ -388,6 +390,7 @@ def test_a_variable_of_the_process_that_breaks_an_exporter_is_no_traceback(
 
     assert CANARY not in str(caught.value)
     assert caught.value.__context__ is None
+    assert {*threading.enumerate()} <= before
 
 
 def partial_success() -> Answer:
