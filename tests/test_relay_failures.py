@@ -432,19 +432,28 @@ async def test_an_answer_that_nobody_waits_for(
         return await begin_stream(request)
 
     async with relaying(registry, script) as relay:
-        _, writer = await asyncio.open_connection(*relay.url[7:].split(":"))
-        writer.write(
-            f"POST /rollout/r1/v1/{CHAT} HTTP/1.1\r\nHost: x\r\n"
-            "Content-Length: 2\r\n\r\n{}".encode()
-        )
-        await until(lambda: relay.upstream.received)
-        writer.transport.abort()
-        await relay.agents_have_left()
-        left.set()
+        # Again where the relay has noticed it before the answer came.
+        for before in range(20):
+            left.clear()
+            _, writer = await asyncio.open_connection(*relay.url[7:].split(":"))
+            writer.write(
+                f"POST /rollout/r1/v1/{CHAT} HTTP/1.1\r\nHost: x\r\n"
+                "Content-Length: 2\r\n\r\n{}".encode()
+            )
+            while len(relay.upstream.received) <= before:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.005)
+            writer.transport.abort()
+            await relay.agents_have_left()
+            left.set()
+            while len(outcomes(recorder)) <= before:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.005)
+            if outcomes(recorder)[-1] != "agent_gone":
+                break
 
-        await until(lambda: outcomes(recorder))
-
-    assert failure_of(recorder) == ("agent_disconnected", "prepare")
+    span = exchange_spans(recorder)[-1]
+    (event,) = span.events
+    assert attribute(span, "error.type") == "agent_disconnected"
+    assert (event.attributes or {})["intercept.failure.phase"] == "prepare"
 
 
 async def test_an_error_whose_body_breaks_off_is_still_that_error(
