@@ -155,7 +155,7 @@ class Collector(ABC):
         """Return how many requests of a signal arrived."""
         return sum(got.signal == signal for got in self.received)
 
-    def wait_for(self, signal: str, number: int = 1, timeout_s: float = 10.0) -> bool:
+    def wait_for(self, signal: str, number: int = 1, timeout_s: float = 30.0) -> bool:
         """Wait until so many requests of a signal have arrived."""
         deadline = time.monotonic() + timeout_s
         while self.count(signal) < number and time.monotonic() < deadline:

@@ -1,5 +1,6 @@
 """Fixtures that most tests share: a real pipeline, a registry, and served apps."""
 
+import importlib.util
 import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Protocol
@@ -18,6 +19,16 @@ class Serve(Protocol):
         self, app: web.Application, *, handler_cancellation: bool = False
     ) -> str: ...
 
+
+# Not installed beside each release of verifiers.
+if importlib.util.find_spec("hypothesis"):
+    from hypothesis import HealthCheck, settings
+
+    # How long an example takes says something of the machine alone.
+    settings.register_profile(
+        "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("patient")
 
 TRIAGE = "otel_intercept.triage"
 

@@ -38,7 +38,7 @@ class Program:
     def stop(self) -> str:
         """Send SIGTERM, expect a clean exit, and return all that was printed."""
         self.process.send_signal(signal.SIGTERM)
-        out, _ = self.process.communicate(timeout=30)
+        out, _ = self.process.communicate(timeout=60)
         assert self.process.returncode == 0, self.out + out
         return self.out + out
 

@@ -11,7 +11,7 @@ from multidict import CIMultiDictProxy
 
 from otel_intercept import RolloutRegistry
 from otel_intercept.server import ErrorBodies, make_relay_app, relay_runner
-from tests.served import CHAT, Reply, chat_body
+from tests.served import CHAT, Reply, chat_body, until
 
 Script = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -60,6 +60,13 @@ class Relay:
 
     url: str
     upstream: Upstream
+    server: web.Server
+
+    async def agents_have_left(self) -> None:
+        """Wait until the relay has noticed that nobody is connected any more."""
+        await until(
+            lambda: all(one.transport is None for one in self.server.connections)
+        )
 
     async def call(
         self,
@@ -161,7 +168,8 @@ async def relaying(
             else web.AppRunner(app, shutdown_timeout=0.5)
         )
         async with listening(runner) as url:
-            yield Relay(url, upstream)
+            assert runner.server is not None
+            yield Relay(url, upstream, runner.server)
 
 
 @asynccontextmanager

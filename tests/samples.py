@@ -1,5 +1,6 @@
 """Records to test with, each with sensible values that a test may override."""
 
+import math
 import time
 from typing import Final
 
@@ -163,11 +164,10 @@ def record_exchanges(target: Recorder | Telemetry, number: int) -> None:
         target.put(exchange(span_id=index + 1))
 
 
-def wait_until(condition: object, timeout_s: float = 10.0) -> bool:
-    """Wait until a callable returns true."""
-    deadline = time.monotonic() + timeout_s
-    while callable(condition) and time.monotonic() < deadline:
-        if condition():
+def wait_until(condition: object, timeout_s: float = 30.0) -> bool:
+    """Wait until a callable returns true, for so long where nothing holds it up."""
+    for _ in range(math.ceil(timeout_s / 0.01)):
+        if callable(condition) and condition():
             return True
         time.sleep(0.01)
     return False

@@ -3,9 +3,11 @@
 import asyncio
 import io
 import json
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -21,6 +23,8 @@ SECRET = "sk-canary-5d0c77"
 MESSAGES = [{"role": "user", "content": "hello"}]
 CHAT = "chat/completions"
 ROUTES = (CHAT, "completions", "responses", "messages")
+
+_TURN_S: Final = 0.005
 
 Consumer = Callable[[InterceptionServer, Intercept], Awaitable[None]]
 
@@ -165,11 +169,27 @@ async def raw_agent(
     return reader, writer
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
-    """Wait until something holds."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - nothing sets an event
-            await asyncio.sleep(0.005)
+async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+    """Wait until something holds, for so long on a machine that is not held up.
+
+    Counts turns of the loop: while it stands still, so does what it serves.
+    """
+    for _ in range(math.ceil(timeout_s / _TURN_S)):
+        if condition():
+            return
+        await asyncio.sleep(_TURN_S)
+    if not condition():
+        raise TimeoutError
+
+
+async def settle(turns: int = 20) -> None:
+    """Give the loop the turns in which it notices what has happened.
+
+    At least 5 ms each, and as long as they take: not one long pause, behind which what
+    the loop has yet to do may be due at the same moment.
+    """
+    for _ in range(turns):
+        await asyncio.sleep(_TURN_S)
 
 
 def attribute(span: ReadableSpan, key: str) -> object:

@@ -133,7 +133,7 @@ async def raw(url: str, line: str, head: str) -> bytes:
         f"{line} HTTP/1.1\r\n{head}\r\nConnection: close\r\n"
         f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         data = await reader.read()
     writer.close()
     return re.sub(rb"\r\nDate: [^\r]+", b"", data, count=1)

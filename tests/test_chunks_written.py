@@ -20,7 +20,7 @@ from otel_intercept.semconv import Dialect
 from otel_intercept.sse import SseScanner
 from otel_intercept.testing import TelemetryRecorder
 from tests.conftest import Serve
-from tests.served import failure_of, outcomes, until
+from tests.served import failure_of, outcomes, settle, until
 
 EVENT_STREAM = {"Content-Type": "text/event-stream"}
 DONE = b"data: [DONE]\n\n"
@@ -463,7 +463,7 @@ async def is_held_up(written: list[bytes]) -> None:
     before = -1
     while before != len(written):
         before = len(written)
-        await asyncio.sleep(0.1)
+        await settle()
 
 
 @pytest.mark.parametrize("size", [SHORT, LONG])
@@ -563,7 +563,7 @@ async def test_writes_after_the_agent_left_raise_and_are_not_told(
     reader, writer = await connect(await serve(scene.app(registry)), version)
     await reader.readuntil(b"word")
     writer.transport.abort()
-    await asyncio.sleep(0.05)
+    await settle()
     gone.set()
 
     await until(lambda: outcomes(recorder) == ["cut"])

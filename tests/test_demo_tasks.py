@@ -29,7 +29,7 @@ async def test_a_caller_that_is_cancelled_meanwhile_ends() -> None:
     calling.cancel()
 
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(calling, 1)
+        await asyncio.wait_for(calling, 30)
 
 
 async def test_what_a_task_raises_is_raised() -> None:

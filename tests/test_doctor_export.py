@@ -42,7 +42,7 @@ def check(collector: Collector, **variables: str) -> ExportCheck:
         ENDPOINT: collector.url,
         PROTOCOL: grpc_name,
         "OTEL_METRICS_EXPORTER": "none",
-        TIMEOUT: "3",
+        TIMEOUT: "30",
     }
     traces, metrics = check_exports(environ | variables)
     assert metrics.finding is None
@@ -99,7 +99,7 @@ def test_each_http_answer_has_its_line(
 ) -> None:
     """What the collector answers is told apart, with what to do about it."""
     with HttpCollector(answer=answer) as collector:
-        found = check(collector, **{TIMEOUT: "0.5"})
+        found = check(collector, **{TIMEOUT: "0.5" if answer.hang else "30"})
 
     assert found.answer is expected
     assert found.finding is not None
@@ -124,7 +124,7 @@ def test_each_http_answer_has_its_line(
 def test_each_grpc_answer_has_its_line(answer: Answer, expected: Answered) -> None:
     """The same for gRPC, whose codes say the same."""
     with GrpcCollector(answer=answer) as collector:
-        found = check(collector, **{TIMEOUT: "0.5"})
+        found = check(collector, **{TIMEOUT: "0.5" if answer.hang else "30"})
 
     assert found.answer is expected
     assert found.finding is not None
@@ -171,7 +171,7 @@ def test_a_certificate_that_is_not_trusted_is_named(protocol: str) -> None:
     """A TLS handshake that fails is told as such."""
     with _tls_server() as port:
         found = check_exports(
-            {ENDPOINT: f"https://127.0.0.1:{port}", PROTOCOL: protocol, TIMEOUT: "3"}
+            {ENDPOINT: f"https://127.0.0.1:{port}", PROTOCOL: protocol, TIMEOUT: "30"}
         )
 
     assert {item.answer for item in found} == {Answered.TLS_FAILED}

@@ -269,7 +269,7 @@ async def test_gunicorn_workers_export_on_their_own(collector: HttpCollector) ->
             [*command, "-b", "127.0.0.1:0", "examples.gunicorn_app:make_app"],
             variables,
         ) as program:
-            while len(instances(collector)) < 2 and sent < 300:
+            while len(instances(collector)) < 2 and sent < 3000:
                 async with agent(f"{program.url}/rollout/r{sent}/v1") as client:
                     await ask(client)
                 sent += 1

@@ -36,7 +36,7 @@ SHARED_LOGGERS = [
 ]
 
 
-def post(url: str, *, timeout: float = 1.0) -> RequestException:
+def post(url: str, *, timeout: float = 30.0) -> RequestException:
     """Return what a request of an exporter's session raises."""
     with ExportSession(()) as session, pytest.raises(RequestException) as caught:
         session.request("POST", url, data=b"", timeout=timeout, allow_redirects=False)
@@ -87,7 +87,8 @@ def test_what_the_collector_says_is_not_raised(
 ) -> None:
     """Neither junk nor a redirect's target is in the error."""
     with HttpCollector(answer) as server:
-        error = post(f"{server.url}/v1/traces", timeout=0.2)
+        timeout = 0.2 if answer.hang else 30
+        error = post(f"{server.url}/v1/traces", timeout=timeout)
 
     assert type(error) is kind
     assert CANARY not in repr(error)
@@ -139,9 +140,9 @@ def test_of_an_endless_answer_only_the_beginning_is_read(status: bytes) -> None:
         thread.start()
         with ExportSession(()) as session, contextlib.suppress(Redirected):
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/traces"
-            answer = session.request("POST", url, data=b"", timeout=5)
+            answer = session.request("POST", url, data=b"", timeout=30)
             assert len(answer.content) == 65_536
-        thread.join(5)
+        thread.join(30)
 
     assert hung_up.is_set()
 
@@ -172,8 +173,8 @@ def test_a_connection_is_used_again(answer: bytes) -> None:
         with ExportSession(()) as session:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/traces"
             for _ in range(3):
-                session.request("POST", url, data=b"", timeout=5)
-        thread.join(5)
+                session.request("POST", url, data=b"", timeout=30)
+        thread.join(30)
 
     assert answered == 3
 
@@ -195,11 +196,21 @@ def test_only_the_own_headers_are_sent() -> None:
 
 @pytest.fixture
 def logs() -> Iterator[ExportLogs]:
-    """Install the filters for one test."""
+    """Install the filters for one test, in the place of any that are there.
+
+    An export that was given up keeps its filters, and with them a memory of what they
+    have let through.
+    """
+    loggers = [*map(logging.getLogger, [*EXPORTER_LOGGERS, *SHARED_LOGGERS])]
+    before = [list(logger.filters) for logger in loggers]
+    for logger in loggers:
+        logger.filters.clear()
     logs = ExportLogs()
     logs.install()
     yield logs
     logs.remove()
+    for logger, filters in zip(loggers, before, strict=True):
+        logger.filters[:] = filters
 
 
 @pytest.mark.usefixtures("logs")
@@ -267,6 +278,29 @@ def test_only_words_of_closed_sets_are_kept(caplog: pytest.LogCaptureFixture) ->
         "the TLS handshake failed)",
         "no details)",
     ]
+
+
+@pytest.mark.usefixtures("logs")
+@pytest.mark.parametrize("name", [EXPORTER_LOGGERS[0], SHARED_LOGGERS[0]])
+def test_what_is_known_survives_the_filters_of_other_telemetry(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two pipelines of a process tell as much as one, and no more."""
+    others = ExportLogs()
+    others.install()
+
+    with exporting():
+        logging.getLogger(name).warning("%s %s %s", "spans", 503, CANARY)
+        logging.getLogger(name).warning("%s %s", CANARY, 429)
+        logging.getLogger(name).warning("%s %s", CANARY, 429)
+    others.remove()
+
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        f"{name} reported a problem with telemetry (traces, HTTP 503)",
+        f"{name} reported a problem with telemetry (HTTP 429)",
+    ]
+    assert CANARY not in caplog.text + repr([vars(one) for one in caplog.records])
 
 
 def test_removing_leaves_no_filter_behind() -> None:

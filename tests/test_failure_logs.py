@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -68,6 +67,7 @@ from tests.samples import (
     started,
     wait_until,
 )
+from tests.stopwatch import Stopwatch
 
 CANARY = "sk-canary-0451"
 INLINE = Settings(recorder="inline")
@@ -300,15 +300,14 @@ def test_a_log_exporter_that_hangs_holds_up_neither_spans_nor_shutdown() -> None
     put_failures(telemetry, 3)
     spans_left = wait_until(lambda: len(spans.get_finished_spans()) == 3)
     flushed = telemetry.flush(0.2)
-    before = time.monotonic()
-    telemetry.shutdown(1.0)
-    took_s = time.monotonic() - before
+    with Stopwatch() as watch:
+        telemetry.shutdown(1.0)
     idle = telemetry.idle
     free.set()
 
     assert spans_left
     assert not flushed
-    assert took_s < 1.5
+    assert watch.took_s < 1.5
     assert not idle
     assert telemetry.balance().exported == 3
 
@@ -596,7 +595,7 @@ def test_a_rejected_log_record_makes_a_failed_export() -> None:
         assert exporter is not None
 
         result = exporter.export([sample_log()])
-        assert within(1, exporter.shutdown)
+        assert within(30, exporter.shutdown)
 
     assert result is LogRecordExportResult.FAILURE
 
@@ -679,7 +678,7 @@ def test_all_log_exporters_are_asked_and_all_must_agree() -> None:
         assert several is not None
 
         result = several.export([sample_log()])
-        assert within(1, several.shutdown)
+        assert within(30, several.shutdown)
 
         assert result is expected
         assert several.force_flush()

@@ -40,6 +40,7 @@ from tests.broken_upstream import (
     reply,
     silent_port,
 )
+from tests.served import settle
 
 KEY = b"a key of at least 16 bytes"
 
@@ -619,10 +620,10 @@ async def test_a_write_to_an_agent_that_left() -> None:
     await aiohttp.web.TCPSite(runner, "127.0.0.1", 0).start()
     _, writer = await asyncio.open_connection(*runner.addresses[0][:2])
     writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-    await asyncio.sleep(0.05)
+    await settle()
     writer.transport.abort()
 
-    exc = await asyncio.wait_for(seen, 5)
+    exc = await asyncio.wait_for(seen, 30)
     await runner.cleanup()
 
     for phase in (Phase.CHUNK, Phase.HANDLER):

@@ -26,6 +26,7 @@ from otel_intercept import (
 )
 from otel_intercept.testing import TelemetryRecorder
 from tests.conftest import Serve, logged
+from tests.served import settle, until
 
 SECRET = "sk-canary-4f9a1c"
 CHAT = "/rollout/r1/v1/chat/completions"
@@ -351,7 +352,7 @@ async def test_an_agent_that_left_before_the_answer_is_no_error(
 
     async def waits(request: web.Request) -> web.StreamResponse:
         await gone.wait()
-        await asyncio.sleep(0.05)
+        await until(lambda: request.transport is None)
         return web.json_response({})
 
     host, port = (await serve(app_of(waits, registry)))[7:].split(":")
@@ -360,10 +361,10 @@ async def test_an_agent_that_left_before_the_answer_is_no_error(
     writer.write(
         f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
     )
-    await asyncio.sleep(0.05)
+    await settle()
     writer.close()
     gone.set()
-    await asyncio.sleep(0.2)
+    await until(lambda: outcomes(recorder))
 
     assert outcomes(recorder) == ["agent_gone"]
     assert rollout.error is None
@@ -395,7 +396,7 @@ async def test_an_agent_that_left_during_the_stream_is_cut(
     await reader.readuntil(b"keepalive")
     writer.close()
     await done.wait()
-    await asyncio.sleep(0.05)
+    await until(lambda: outcomes(recorder))
 
     (span,) = exchange_spans(recorder)
     assert rollout.error is not None
@@ -721,7 +722,7 @@ async def test_a_sub_app_below_a_changing_middleware_sees_the_real_answer(
         request: web.Request,
         handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
     ) -> web.StreamResponse:
-        await asyncio.wait_for(handler(request), 5)
+        await asyncio.wait_for(handler(request), 30)
         return web.json_response({"replaced": True}, status=503)
 
     sub = web.Application()
@@ -910,7 +911,7 @@ async def test_a_disconnect_that_cancels_the_handler_is_no_error(
 
     writer.close()
     await over.wait()
-    await asyncio.sleep(0.05)
+    await until(lambda: outcomes(recorder))
 
     assert outcomes(recorder) == ["agent_gone"]
     assert rollout.error is None
@@ -942,10 +943,10 @@ async def test_an_agent_that_leaves_with_the_terminal_is_nothing_to_warn_of(
     writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     await reader.readuntil(b"DONE")
     writer.transport.abort()
-    await asyncio.sleep(0.05)
+    await settle()
     left.set()
     await over.wait()
-    await asyncio.sleep(0.05)
+    await until(lambda: outcomes(recorder))
 
     assert outcomes(recorder) == ["ok"]
     assert [it for it in caplog.records if it.levelno > logging.INFO] == []
@@ -971,10 +972,10 @@ async def test_an_end_that_cannot_be_written_is_cut(
     writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     await reader.readuntil(b"choices")
     writer.transport.abort()
-    await asyncio.sleep(0.05)
+    await settle()
     left.set()
     await over.wait()
-    await asyncio.sleep(0.05)
+    await until(lambda: outcomes(recorder))
 
     assert outcomes(recorder) == ["cut"]
     assert rollout.error is not None

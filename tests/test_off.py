@@ -43,6 +43,7 @@ class Served:
         self.request = request
         self.exchange: Exchange = exchange_from(request)
         self.loop = asyncio.get_running_loop()
+        self.later: asyncio.Task[None] | None = None
 
     def call(self) -> "asyncio.Future[None]":
         """Watch a call, which the scene ends."""
@@ -128,7 +129,12 @@ async def takes_too_long(served: Served) -> web.StreamResponse:
 async def is_shielded(served: Served) -> web.StreamResponse:
     """Give up waiting for a call, which fails when the agent has its answer."""
     future = served.call()
-    served.loop.call_later(0.05, future.set_exception, ConnectionRefusedError(SECRET))
+
+    async def fail_late() -> None:
+        await until(lambda: served.exchange.outcome is not None)
+        future.set_exception(ConnectionRefusedError(SECRET))
+
+    served.later = asyncio.create_task(fail_late())
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(asyncio.shield(future), 0.01)
     return web.json_response({})

@@ -23,7 +23,7 @@ from otel_intercept import (
 from otel_intercept.middleware.whole import MAX_BODY
 from otel_intercept.testing import TelemetryRecorder
 from tests.one_step import OneSteps
-from tests.served import until
+from tests.served import settle, until
 
 if TYPE_CHECKING:
     from aiohttp.web_protocol import RequestHandler
@@ -176,7 +176,7 @@ async def end_nothing(stage: Stage) -> None:
 
 async def see_the_agent_off(_stage: Stage) -> None:
     """Give a lost connection the time to be noticed."""
-    await asyncio.sleep(0.1)
+    await settle()
 
 
 async def raises(_stage: Stage, _response: web.StreamResponse) -> None:
@@ -244,7 +244,8 @@ class Scene:
     ``meanwhile`` happens while the agent does not read the body. ``leaves``: before
     the answer, or in the body; ``cancels``: then aiohttp cancels the handler.
     ``one_step``: the last answer is sent so. ``connection``: what the agent asks for
-    with its last request. ``narrow``: it takes little before it reads.
+    with its last request. ``narrow``: it takes little before it reads. ``ends``:
+    then the connection is closed.
     """
 
     answer: Answer = Stage.json
@@ -261,6 +262,7 @@ class Scene:
     version: str = "1.1"
     connection: str = "close"
     narrow: bool = False
+    ends: bool = True
 
 
 def many() -> str:
@@ -322,9 +324,9 @@ SCENES: Final = {
     ),
     "HTTP/1.0": Scene(version="1.0", one_step=True),
     "HTTP/1.0, kept alive": Scene(
-        version="1.0", connection="keep-alive", one_step=True
+        version="1.0", connection="keep-alive", one_step=True, ends=False
     ),
-    "kept alive": Scene(connection="keep-alive", requests=2, one_step=True),
+    "kept alive": Scene(connection="keep-alive", requests=2, one_step=True, ends=False),
     "put": Scene(method="PUT", one_step=True),
     "as many bytes as go in one step": Scene(
         answer=lambda stage: stage.body(b"x" * MAX_BODY), one_step=True
@@ -416,7 +418,7 @@ SCENES: Final = {
         answer=lambda stage: stage.body(broken_source()), outcome="cut"
     ),
     "bad headers": Scene(answer=Stage.with_bad_headers, outcome="handler_failed"),
-    "an answer sent before": Scene(answer=Stage.again, requests=2),
+    "an answer sent before": Scene(answer=Stage.again, requests=2, ends=False),
     "over a failure": Scene(before=swallow, outcome="silent_empty"),
     "over a failed write": Scene(before=note_a_failed_write, outcome="cut"),
     "a signal raises": Scene(signal=raises, outcome="handler_failed"),
@@ -527,10 +529,20 @@ async def ask(scene: Scene, stage: Stage, port: int) -> bytes | None:
     if scene.narrow:
         transport.resume_reading()
     data = b""
-    # One of them never gets an end.
-    with contextlib.suppress(TimeoutError, ConnectionError):
-        while more := await asyncio.wait_for(reader.read(1 << 20), 0.5):
-            data += more
+
+    async def collect() -> None:
+        nonlocal data
+        with contextlib.suppress(ConnectionError):
+            while more := await reader.read(1 << 20):
+                data += more
+
+    collecting = asyncio.create_task(collect())
+    if not scene.ends:
+        await until(lambda: data)
+        await settle(100)
+        collecting.cancel()
+    await asyncio.wait((collecting,), timeout=60)
+    assert collecting.done()
     writer.transport.abort()
     return None if scene.meanwhile is shut_down else re.sub(rb"Date: [^\r]+", b"", data)
 

@@ -1,6 +1,7 @@
 """With a helper process the same leaves as with a thread, and the server stays free."""
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -39,6 +40,7 @@ from tests.samples import (
     started,
     wait_until,
 )
+from tests.stopwatch import Stopwatch
 from tests.test_truth_matrix import ROUTES, SHAPES, play
 from tests.watched import attributes_of, helpers_of, is_alive, process_environ
 from tests.watched_server import make_app
@@ -293,7 +295,7 @@ def test_a_second_helper_ends_what_the_first_one_saw_open(
         "    os.kill(first, signal.SIGKILL)\n"
         "    wait_until(lambda: helpers_of(os.getpid()) not in ([], [first]))\n"
         "    telemetry.flush()\n"
-        "    time.sleep(0.6)\n"
+        "    time.sleep(2)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
 
@@ -323,7 +325,7 @@ def run_program(program: str, environ: dict[str, str]) -> "subprocess.Popen[str]
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        process.wait(30)
+        process.wait(60)
     return process
 
 
@@ -336,7 +338,8 @@ def run_program(program: str, environ: dict[str, str]) -> "subprocess.Popen[str]
         pytest.param("os.killpg(0, 9)", id="whole group"),
         pytest.param("os.killpg(0, 2)", id="Ctrl-C, not handled"),
         pytest.param(
-            "os.fork() or (time.sleep(8), os._exit(0)); os._exit(0)", id="fork lives on"
+            "os.fork() or (time.sleep(99), os._exit(0)); os._exit(0)",
+            id="fork lives on",
         ),
     ],
 )
@@ -353,9 +356,13 @@ def test_any_death_ends_what_was_open(collector: Collector, death: str) -> None:
         f"    {death}\n"
     )
 
-    run_program(program, process_environ(collector))
+    process = run_program(program, process_environ(collector))
 
-    assert wait_until(lambda: len(collector.spans()) == 2, timeout_s=6)
+    ended = wait_until(lambda: len(collector.spans()) == 2)
+    # A fork that has outlived it.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    assert ended
     outcomes = [
         attributes_of(span).get("intercept.rollout.outcome")
         for span in collector.spans()
@@ -390,7 +397,7 @@ def test_a_fork_has_no_helper_and_says_so(
         },
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
 
     assert done.stderr == ""
@@ -404,7 +411,7 @@ def test_a_fork_has_no_helper_and_says_so(
 def test_a_helper_that_hangs_blocks_nothing(collector: Collector) -> None:
     """While it hangs the queue is bounded, put stays quick, and drops are counted."""
     environ = process_environ(collector, OTEL_BSP_MAX_QUEUE_SIZE="2000")
-    number, slowest_s = 30_000, 0.0
+    number, slow = 30_000, 0
     with configure(environ) as telemetry:
         (helper,) = helpers_of(os.getpid())
         telemetry.begin(True)
@@ -415,7 +422,7 @@ def test_a_helper_that_hangs_blocks_nothing(collector: Collector) -> None:
             telemetry.begin(True)
             before = time.perf_counter()
             telemetry.put(exchange(span_id=index + 1))
-            slowest_s = max(slowest_s, time.perf_counter() - before)
+            slow += time.perf_counter() - before > 0.1
         stuck = telemetry.balance()
         flushed = telemetry.flush(0.3)
         os.kill(helper, signal.SIGCONT)
@@ -430,7 +437,9 @@ def test_a_helper_that_hangs_blocks_nothing(collector: Collector) -> None:
     assert balance.queued == 0
     assert balance.exported == number + 1 - balance.dropped
     assert_true(telemetry)
-    assert slowest_s < 0.1
+    # One that waited for the helper would wait for ever, or each for some time; a
+    # machine that stands still holds up the few that it meets.
+    assert slow < 10
     counts = counted(collector.metrics())
     exchanges = [n for key, n in counts.items() if "intercept.exchanges " in key]
     assert sum(exchanges) == number
@@ -504,7 +513,7 @@ def test_the_server_loads_no_exporter(collector: Collector) -> None:
         env=process_environ(collector),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
 
     assert done.stdout == "True []\n"
@@ -574,7 +583,7 @@ def test_noise_does_not_stop_a_helper(collector: Collector, in_step: bool) -> No
     sent += [framer.frame(kind, message, counts=True), b"" if in_step else b"\xff" * 9]
 
     taken = [child.outlet.write(frame) for frame in sent if frame]
-    reached = collector.wait_for("traces", timeout_s=20)
+    reached = collector.wait_for("traces")
     child.end(10)
 
     assert all(taken)
@@ -605,11 +614,10 @@ def test_shutdown_is_bounded_and_leaves_no_process(collector: Collector) -> None
         record_exchanges(telemetry, 3)
         (helper,) = helpers_of(os.getpid())
 
-        before = time.monotonic()
-        balance = telemetry.shutdown(1.5)
-        took_s = time.monotonic() - before
+        with Stopwatch() as watch:
+            balance = telemetry.shutdown(1.5)
 
-    assert took_s < 3.5
+    assert watch.took_s < 3.5
     assert balance.failed + balance.dropped == 3
     assert_true(telemetry)
     assert not is_alive(helper)

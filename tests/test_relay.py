@@ -34,6 +34,7 @@ from tests.served import (
     chat_body,
     exchange_spans,
     outcomes,
+    settle,
 )
 
 ODD_JSON = '{ "model" :"m",\t"messages":[ ], "ü": "\\u00fc",  "n":1.0 }\n'.encode()
@@ -232,7 +233,7 @@ async def test_a_slow_agent_slows_the_upstream(registry: RolloutRegistry) -> Non
         held = -1
         while held != written:
             held = written
-            await asyncio.sleep(0.2)
+            await settle(40)
 
         # Loopback sockets hold some megabytes each; the rest must wait.
         assert 0 < held < 32_000_000

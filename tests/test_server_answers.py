@@ -29,6 +29,7 @@ from tests.served import (
     raw_agent,
     refused,
     running,
+    settle,
     until,
 )
 
@@ -140,7 +141,7 @@ async def test_an_agent_that_leaves_while_waiting_is_gone(
         intercept = server.intercepts[await queue.get()]
 
         writer.transport.abort()
-        await asyncio.sleep(0.05)
+        await settle()
         assert not intercept["response_future"].done()
         server.deliver_response(intercept, chat_body())
         await until(lambda: outcomes(recorder))

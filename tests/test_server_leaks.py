@@ -18,7 +18,7 @@ from otel_intercept.record import (
 from otel_intercept.server import InterceptionServer
 from otel_intercept.stream import StreamMeter
 from otel_intercept.testing import TelemetryRecorder
-from tests.served import CHAT, base_url, chat_body, chunk, outcomes, running
+from tests.served import CHAT, base_url, chat_body, chunk, outcomes, running, settle
 
 ROLLOUTS = 200
 KINDS = (
@@ -102,13 +102,13 @@ async def test_nothing_is_left_of_many_streaming_rollouts(
         # What a first round sets up once and for all is not counted.
         await run_all(server)
         recorder.flush()
-        await asyncio.sleep(0.05)
+        await settle()
         before = census()
 
         bodies = await run_all(server)
 
         recorder.flush()
-        await asyncio.sleep(0.05)
+        await settle()
         after = census()
         assert server.intercepts == {}
         assert server.active_rollouts == {}

@@ -22,6 +22,7 @@ from tests.served import (
     outcomes,
     raw_agent,
     running,
+    settle,
     until,
 )
 
@@ -142,7 +143,7 @@ async def test_an_agent_that_leaves_while_sending_is_gone(
             f"x-api-key: {server.secret}\r\nContent-Length: 99\r\n\r\n{{".encode()
         )
         await until(lambda: len(registry) == 1)
-        await asyncio.sleep(0.05)
+        await settle()
 
         writer.close()
         await until(lambda: outcomes(recorder))
@@ -162,7 +163,7 @@ async def test_a_rollout_that_ends_while_an_agent_sends_is_not_found(
             f"POST /rollout/r1/v1/{CHAT} HTTP/1.1\r\nHost: x\r\n"
             f"x-api-key: {server.secret}\r\nContent-Length: 2\r\n\r\n{{".encode()
         )
-        await asyncio.sleep(0.05)
+        await settle()
 
         server.unregister_rollout("r1")
         writer.write(b"}")
@@ -252,7 +253,7 @@ async def test_a_request_stays_until_its_consumer_has_answered(
         request_id = await queue.get()
 
         writer.transport.abort()
-        await asyncio.sleep(0.1)
+        await settle()
         intercept = server.intercepts[request_id]
         await server.synthesize_stream(intercept, chat_body())
 

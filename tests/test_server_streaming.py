@@ -33,8 +33,10 @@ from tests.served import (
     outcomes,
     raw_agent,
     running,
+    settle,
     until,
 )
+from tests.stopwatch import Stopwatch
 
 ASK = {"model": "m", "messages": MESSAGES, "stream": True}
 DONE = b"data: [DONE]\n\n"
@@ -161,26 +163,32 @@ async def test_keepalives_keep_their_interval(registry: RolloutRegistry) -> None
     """Item 25: after the interval without a write, again and again, and not earlier."""
     async with running(registry, keepalive_s=0.3) as server:
         queue = server.register_rollout("r1")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         reader, writer = await raw_agent(server, ASK)
         intercept = await next_intercept(server, queue)
         await reader.readuntil(b"\r\n\r\n")
-        loop = asyncio.get_running_loop()
-        times = [loop.time()]
 
-        for _ in range(2):
+        with Stopwatch() as watch:
+            times = [watch.took_s]
+            for _ in range(2):
+                await reader.readuntil(b": keepalive\n\n")
+                times.append(watch.took_s)
+            two_took_s = loop.time() - began
+            await asyncio.sleep(0.1)
+            put_at = loop.time()
+            chunks_of(intercept).put_nowait(chunk("x"))
+            await reader.readuntil(b"}\n\n")
+            times.append(watch.took_s)
             await reader.readuntil(b": keepalive\n\n")
-            times.append(loop.time())
-        await asyncio.sleep(0.1)
-        chunks_of(intercept).put_nowait(chunk("x"))
-        await reader.readuntil(b"}\n\n")
-        times.append(loop.time())
-        await reader.readuntil(b": keepalive\n\n")
-        times.append(loop.time())
+            times.append(watch.took_s)
+            one_took_s = loop.time() - put_at
 
         writer.close()
+    assert two_took_s > 0.55
+    assert one_took_s > 0.25
     gaps = [later - earlier for earlier, later in pairwise(times)]
-    for gap in (gaps[0], gaps[1], gaps[3]):
-        assert 0.25 < gap < 1
+    assert max(gaps) < 1
     assert gaps[2] < 0.3
 
 
@@ -223,7 +231,7 @@ async def test_a_write_to_an_agent_that_has_left(
         await reader.readuntil(b"\r\n\r\n")
 
         writer.transport.abort()
-        await asyncio.sleep(0.01)
+        await settle()
         if put is not None:
             chunks_of(intercept).put_nowait(chunk(put))
         await until(lambda: outcomes(recorder))
@@ -246,7 +254,7 @@ async def test_a_terminal_that_cannot_be_written(
         intercept = await next_intercept(server, queue)
         await reader.readuntil(b"\r\n\r\n")
         writer.transport.abort()
-        await asyncio.sleep(0.02)
+        await settle()
 
         await server.synthesize_stream(intercept, None)
         await until(lambda: outcomes(recorder))
@@ -402,12 +410,13 @@ async def test_stop_cancels_a_handler_that_writes_to_a_slow_agent(
         intercept = await next_intercept(server, queue)
         for _ in range(64):
             chunks_of(intercept).put_nowait(chunk("x" * 1_000_000))
-        await asyncio.sleep(0.1)
+        await settle()
 
-        async with asyncio.timeout(3):
+        with Stopwatch() as watch:
             await server.stop()
 
         writer.transport.abort()
+    assert watch.took_s < 3
     assert outcomes(recorder) == ["cancelled"]
     await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
@@ -426,7 +435,7 @@ async def test_an_agent_that_leaves_with_its_answer_has_it(
         await reader.readuntil(b"[DONE]\n\n")
 
         writer.transport.abort()
-        await asyncio.sleep(0.02)
+        await settle()
         intercept["response_future"].set_result(None)
         await until(lambda: outcomes(recorder))
 
@@ -450,7 +459,7 @@ async def test_a_failure_after_the_agent_has_left_is_seen_and_not_printed(
 
         await server.synthesize_stream(intercept, None, TimeoutError(SECRET))
         del intercept
-        await asyncio.sleep(0.01)
+        await settle()
         gc.collect()
 
         assert server.intercepts == {}
@@ -586,7 +595,7 @@ async def test_error_frame_mode_waits_with_keepalives(
         intercept = await next_intercept(server, queue)
         for item in (chunk("x"), None):
             chunks_of(intercept).put_nowait(item)
-        await asyncio.sleep(0.1)
+        await settle()
         intercept["response_future"].set_result(None)
 
         reply = await waiting

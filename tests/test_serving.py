@@ -14,7 +14,7 @@ from otel_intercept.current import current_exchange
 from otel_intercept.middleware.serving import Serving, serve_unchanged
 from otel_intercept.testing import TelemetryRecorder
 from tests.conftest import Serve
-from tests.served import outcomes, until
+from tests.served import outcomes, settle, until
 
 SECRET = "sk-canary-51f0aa"
 EVENT_STREAM = {"Content-Type": "text/event-stream"}
@@ -272,7 +272,7 @@ async def test_a_cancelled_handler_leaves_no_garbage(
         await until(lambda: writers)
         agent.cancel()
         await asyncio.wait((agent,))
-        await asyncio.sleep(0.05)
+        await settle()
 
         assert [writer() for writer in writers] == [None]
     finally:

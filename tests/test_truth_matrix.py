@@ -31,6 +31,7 @@ from otel_intercept.semconv import (
 )
 from otel_intercept.testing import TelemetryRecorder
 from tests.conftest import Serve, logged
+from tests.served import settle, until
 
 SECRET = "sk-canary-90e31b"
 TRACE_ID = "5f" * 16
@@ -237,7 +238,7 @@ async def raises(scene: Scene) -> web.StreamResponse:
 async def answers_too_late(scene: Scene) -> web.StreamResponse:
     """Answer after the agent has left."""
     await scene.agent_left.wait()
-    await asyncio.sleep(0.05)
+    await until(lambda: scene.request.transport is None)
     return web.json_response({"ok": True})
 
 
@@ -433,13 +434,13 @@ async def play(
     )
     received = b""
     if shape.agent_leaves:
-        await asyncio.sleep(0.05)
+        await settle()
     else:
         received = await reader.read()
     writer.close()
     agent_left.set()
     await over.wait()
-    await asyncio.sleep(0.15 if shape.agent_leaves else 0)
+    await settle(30 if shape.agent_leaves else 0)
     registry.close("r1")
     return re.sub(rb"Date: [^\r]*", b"Date: -", received), state, registry
 

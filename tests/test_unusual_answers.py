@@ -1,6 +1,5 @@
 """Answers that aiohttp sends in a way of their own: files, and other protocols."""
 
-import asyncio
 import logging
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from aiohttp.abc import AbstractStreamWriter
 from otel_intercept import RolloutRegistry
 from otel_intercept.testing import TelemetryRecorder
 from tests.conftest import Serve
-from tests.served import outcomes
+from tests.served import outcomes, until
 from tests.test_middleware import CHAT, app_of
 
 ROUTE = "/rollout/{rollout_id}/v1/realtime"
@@ -122,7 +121,7 @@ async def test_a_websocket_is_ok_when_its_handler_returns(
             await socket.close()
         else:
             assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
-    await asyncio.sleep(0.05)
+    await until(lambda: outcomes(recorder))
 
     assert outcomes(recorder) == ["ok"]
     assert rollout.error is None

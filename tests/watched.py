@@ -5,7 +5,6 @@ import contextlib
 import random
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.collectors import Collector
+
+BEAT_S = 0.02
 
 PROGRAM = Path(__file__).with_name("watched_server.py")
 
@@ -80,14 +81,14 @@ class Story:
     Args:
         trace_id: 32 hex digits.
         answered: Exchanges whose answer has come.
-        asked_at: When the exchange that runs was asked for (``monotonic``, s), or None.
+        asked_at: The load's beat when the exchange that runs was asked for, or None.
         closing: Whether it was being closed.
         closed: Whether it has been closed.
     """
 
     trace_id: str
     answered: int = 0
-    asked_at: float | None = None
+    asked_at: int | None = None
     closing: bool = False
     closed: bool = False
 
@@ -101,18 +102,33 @@ class Load:
         seed: Of the choices that they make.
         stories: What they know.
         failures: Answers that were not as they should be.
+        beats: How often the server has answered, 20 ms apart: seconds that count only
+            while both it and its agents are not held up.
     """
 
     port: int
     seed: int
     stories: list[Story] = field(default_factory=list)
     failures: int = 0
+    beats: int = 0
 
     async def run(self, agents: int, seconds: float) -> None:
         """Run until the time is over, or the server is gone."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await asyncio.gather(*(self._agent(n) for n in range(agents)))
+                await asyncio.gather(
+                    self._beat(), *(self._agent(n) for n in range(agents))
+                )
+
+    async def _beat(self) -> None:
+        base = f"http://127.0.0.1:{self.port}"
+        with contextlib.suppress(aiohttp.ClientError, ConnectionError):
+            async with aiohttp.ClientSession(base) as session:
+                while True:
+                    async with session.get("/beat") as answer:
+                        await answer.read()
+                    await asyncio.sleep(BEAT_S)
+                    self.beats += 1
 
     async def _agent(self, number: int) -> None:
         choose = random.Random(f"{self.seed}-{number}")  # noqa: S311 - a load
@@ -134,7 +150,7 @@ class Load:
             wait_s = choose.choice((0, 0, 0.001, 0.02, 0.02, 1.0))
             body = {"wait_s": wait_s, "model": "gpt-5"}
             route = f"/rollout/{rollout}/v1/chat/completions"
-            story.asked_at = time.monotonic()
+            story.asked_at = self.beats
             async with session.post(route, json=body) as answer:
                 await answer.read()
                 story.asked_at = None

@@ -30,7 +30,11 @@ def make_app(registry: RolloutRegistry) -> web.Application:
             raise web.HTTPBadGateway
         return web.json_response({"model": "gpt-5", "choices": []})
 
+    async def beat(_request: web.Request) -> web.Response:
+        return web.Response()
+
     app = web.Application()
+    app.router.add_get("/beat", beat)
     app.router.add_post("/open/{rollout}", open_rollout)
     app.router.add_post("/close/{rollout}", close_rollout)
     app.router.add_post("/rollout/{rollout_id}/v1/chat/completions", answer)

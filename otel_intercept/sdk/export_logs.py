@@ -44,6 +44,7 @@ _SIGNALS: Final = {
     "spans": "traces",
     "traces": "traces",
 }
+_SAYS: Final = "%s reported a problem with telemetry (%s)"
 _PHRASES: Final = frozenset(status.phrase for status in HTTPStatus)
 
 
@@ -81,14 +82,15 @@ class _ExportLogFilter(logging.Filter):
         self._shared = shared
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if self._shared and not is_exporting():
+        if record.msg is _SAYS or (self._shared and not is_exporting()):
+            # What the filter of other telemetry in this process has put there is safe.
             return True
         if record.levelno < logging.WARNING:
             return False
         facts = ", ".join(_facts(record.args)) or "no details"
         if not self._limit.passes((record.name, record.levelno, facts)):
             return False
-        record.msg = "%s reported a problem with telemetry (%s)"
+        record.msg = _SAYS
         record.args = (record.name, facts)
         record.exc_info = None
         record.exc_text = None

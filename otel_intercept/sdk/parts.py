@@ -35,10 +35,12 @@ def build_parts(environment: Environment) -> Parts:
     """
     spans = build_span_exporter(environment.traces)
     metrics = build_metric_exporter(environment.metrics)
+    logs = build_log_exporter(environment.logs)
     reader = None
     if metrics is not None:
+        # Last, since it starts a thread, which nobody would stop if the others raise.
         reader = GuardedMetricReader(metrics, interval_s=environment.metric_interval_s)
-    return Parts(spans, reader, build_log_exporter(environment.logs))
+    return Parts(spans, reader, logs)
 
 
 @contextmanager
