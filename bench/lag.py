@@ -12,13 +12,15 @@ from statistics import median
 from typing import Final
 
 from bench.figures import percentile
-from bench.processes import run, start
+from bench.processes import BenchError, run, start
 from bench.traffic import exchange, telemetry
-from otel_intercept import Rollout, RolloutRegistry
+from otel_intercept import Rollout, RolloutRegistry, Telemetry
 
 _TICK_S: Final = 0.001
 _BATCH: Final = 512
 _EXPORT_S: Final = 0.5
+_LOOK_S: Final = 0.02
+_PATIENCE_S: Final = 20.0
 _WORK_S: Final = 0.0002
 _RATE: Final = 1_000
 _STEP_S: Final = 0.01
@@ -83,16 +85,16 @@ async def _work() -> None:
 
 
 async def _load(
-    registry: RolloutRegistry, *, busy: bool, repeats: int, seconds: float
+    made: Telemetry, *, busy: bool, repeats: int, seconds: float
 ) -> dict[str, float]:
-    rollout = registry.open("r")
+    rollout = RolloutRegistry(made).open("r")
     worker = asyncio.create_task(_work()) if busy else None
     probe = Probe()
-    await _export(rollout)
+    await _export(rollout, made)
     probe.take()
     greatest: list[float] = []
     for _ in range(repeats):
-        await _export(rollout)
+        await _export(rollout, made)
         greatest.append(max(probe.take()))
     await _steady(rollout, seconds)
     steady = probe.take()
@@ -106,11 +108,17 @@ async def _load(
     }
 
 
-async def _export(rollout: Rollout) -> None:
+async def _export(rollout: Rollout, made: Telemetry) -> None:
     for _ in range(_BATCH):
         exchange(rollout)
         await asyncio.sleep(0)
+    end_s = time.perf_counter() + _PATIENCE_S
     await asyncio.sleep(_EXPORT_S)
+    # Beside a busy loop it takes longer: what has not left yet makes nobody late.
+    while made.balance().queued:
+        if time.perf_counter() > end_s:
+            raise BenchError(f"512 records were not exported within {_PATIENCE_S} s")
+        await asyncio.sleep(_LOOK_S)
 
 
 async def _steady(rollout: Rollout, seconds: float) -> None:
@@ -136,7 +144,7 @@ def main() -> None:
     with telemetry(args.recorder, args.sink, OTEL_BSP_SCHEDULE_DELAY="250") as made:
         figures = asyncio.run(
             _load(
-                RolloutRegistry(made),
+                made,
                 busy=args.busy,
                 repeats=args.repeats,
                 seconds=args.seconds,

@@ -223,7 +223,7 @@ class Site:
                 writer={
                     name: value
                     for name, value in writer.items()
-                    if name not in {"exchange", "_protocol", "loop"}
+                    if name not in {"exchange", "unseen", "_protocol", "loop"}
                 },
                 shown=repr(response),
             )
