@@ -162,5 +162,9 @@ def current_exchange() -> Exchange | None:
 
     The exchange may have ended: a task that its handler started can outlive it.
     """
-    exchange = otel_context.get_value(_KEY)
+    context = _CURRENT.get(_EMPTY)
+    if type(context) is ExchangeContext:
+        # It need not be filled for this.
+        return context.exchange
+    exchange = context.get(_KEY)
     return exchange if isinstance(exchange, Exchange) else None

@@ -20,9 +20,9 @@ from otel_intercept.sse import Written
 from otel_intercept.stream import StreamMeter
 from otel_intercept.timings import Timings
 from otel_intercept.trouble import CAUSE_OF_PHASE, describe
-from otel_intercept.upstream import UNHEARD, UpstreamCall
+from otel_intercept.upstream import UNHEARD, UpstreamCall, Watched
 
-T = TypeVar("T")
+W = TypeVar("W", bound=Watched)
 
 _NOTHING: Final = RequestFacts(model=None, stream=False, attributes=())
 _STREAM: Final = RequestFacts(model=None, stream=True, attributes=())
@@ -110,7 +110,7 @@ class Exchange(Reports):
         """What measures the body, once it is known to be an event stream."""
         return self._meter
 
-    def watch(self, future: "Future[T]") -> "Future[T]":
+    def watch(self, future: W) -> W:
         """Learn the upstream's result from a future, whatever the handler does with it.
 
         The wait is timed from now on. A failed future is marked as retrieved, so that
@@ -122,7 +122,7 @@ class Exchange(Reports):
         by then, and whether the agent has left, counts as having come first.
 
         Args:
-            future: Any future or task that ends with the upstream's answer.
+            future: What ends with the upstream's answer: any future or task.
 
         Returns:
             The same future.

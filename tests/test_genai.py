@@ -247,6 +247,54 @@ def test_a_stream_of_choices_gives_one_reason_per_choice() -> None:
     assert facts.attributes == ((REASONS, ("stop",) * 8),)
 
 
+class Same(str):
+    """A text that equals another."""
+
+    __slots__ = ()
+
+
+NUMBERS = st.sampled_from([0, 7, 2**63 - 1]) | st.sampled_from(
+    [None, 2**63, -1, True, 7.0, "7"]
+)
+WORDS = st.sampled_from(["stop", "ok", "m" * 96]) | st.sampled_from(
+    [CANARY, "m" * 97, "", Same("stop"), Same("ok"), None, 7]
+)
+
+
+def some(**fields: st.SearchStrategy[object]) -> st.SearchStrategy[dict[str, object]]:
+    """Have some of the fields, or nearly always all."""
+    return st.fixed_dictionaries(fields) | st.fixed_dictionaries({}, optional=fields)
+
+
+@settings(max_examples=400)
+@given(
+    body=some(
+        model=WORDS,
+        usage=some(prompt_tokens=NUMBERS, completion_tokens=NUMBERS)
+        | some(
+            prompt_tokens=NUMBERS,
+            completion_tokens=NUMBERS,
+            input_tokens=NUMBERS,
+            output_tokens=NUMBERS,
+        )
+        | WORDS,
+        choices=st.lists(some(finish_reason=WORDS), min_size=1, max_size=1)
+        | st.lists(some(index=NUMBERS, finish_reason=WORDS), max_size=2)
+        | WORDS,
+        stop_reason=WORDS,
+    )
+)
+def test_a_usual_answer_says_what_is_gathered_of_any(body: dict[str, object]) -> None:
+    """What is found in one call is what is found by one look-up after the other."""
+    facts = ResponseFacts()
+    facts.add(body)
+
+    found = response_attributes(body)
+
+    assert found == facts.attributes
+    assert all(type(value) in {str, int, tuple} for _, value in found)
+
+
 def test_a_mapping_that_is_no_dict_is_read_too() -> None:
     """Frozen bodies work as plain ones do."""
     assert request_attributes(MappingProxyType({"model": "gpt-5"})).model == "gpt-5"

@@ -20,6 +20,7 @@ from otel_intercept import (
     exchange_from,
     instrument_app,
 )
+from otel_intercept.middleware.serving import Serving, serve_unchanged
 from otel_intercept.middleware.whole import MAX_BODY
 from otel_intercept.testing import TelemetryRecorder
 from tests.one_step import OneSteps
@@ -547,8 +548,13 @@ async def ask(scene: Scene, stage: Stage, port: int) -> bytes | None:
     return None if scene.meanwhile is shut_down else re.sub(rb"Date: [^\r]+", b"", data)
 
 
-async def play(scene: Scene, kind: type[web.Response]) -> Seen:
-    """Play a scene with responses of one class."""
+async def play(
+    scene: Scene, kind: type[web.Response], *, last: bool | None = None
+) -> Seen:
+    """Play a scene with responses of one class.
+
+    On an instrumented app; or as on a server of others where ``last`` is given.
+    """
     recorder = TelemetryRecorder()
     registry = RolloutRegistry(recorder.telemetry)
     rollout = registry.open("r1", trace_id=TRACE_ID)
@@ -570,11 +576,17 @@ async def play(scene: Scene, kind: type[web.Response]) -> Seen:
         assert scene.signal is not None
         await scene.signal(stage, response)
 
-    app = web.Application()
-    app.router.add_route("*", ROUTE, handle)
+    async def serve(request: web.Request) -> web.StreamResponse:
+        return await serve_unchanged(
+            serving, request, handle, rollout, last=last is True
+        )
+
+    app, serving = web.Application(), Serving()
+    app.router.add_route("*", ROUTE, handle if last is None else serve)
     if scene.signal is not None:
         app.on_response_prepare.append(signal)
-    instrument_app(app, registry)
+    if last is None:
+        instrument_app(app, registry)
     stage.runner = web.AppRunner(
         app, shutdown_timeout=0.1, handler_cancellation=scene.cancels
     )
@@ -616,3 +628,16 @@ async def test_what_is_sent_in_one_step_is_seen_as_what_aiohttp_sends(
     assert own.one_step is scene.one_step
     assert not left.one_step
     assert f"('intercept.exchange.outcome', '{scene.outcome}')" in str(own.spans)
+
+
+@pytest.mark.parametrize("name", SCENES)
+async def test_a_server_of_others_answers_in_one_step_as_without(name: str) -> None:
+    """Bytes, spans, outcome, error and failures are those of aiohttp's own way."""
+    scene = SCENES[name]
+
+    own = await play(scene, web.Response, last=True)
+    left = await play(scene, web.Response, last=False)
+
+    assert own == left
+    assert own.one_step is scene.one_step
+    assert not left.one_step

@@ -324,3 +324,32 @@ async def test_a_deadline_above_the_handler_is_a_failure(
         assert rollout.error.failure.error_type is ErrorType.UPSTREAM_TIMEOUT
     else:
         assert rollout.error is None
+
+
+async def test_a_middleware_changes_what_a_last_handler_answers(
+    serve: Serve, recorder: TelemetryRecorder, registry: RolloutRegistry
+) -> None:
+    """An answer that is not aiohttp's to send next is not sent before."""
+
+    @web.middleware
+    async def adds(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        response.headers["X-Added"] = "late"
+        return response
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await serve_unchanged(serving, request, answers, rollout, last=True)
+
+    app, serving = web.Application(middlewares=[adds]), Serving()
+    app.router.add_post("/v1/chat/completions", handle)
+    rollout = registry.open("r1")
+    url = await serve(app)
+
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/v1/chat/completions") as response,
+    ):
+        added = response.headers.get("X-Added")
+
+    assert added == "late"
+    await until(lambda: outcomes(recorder) == ["ok"])

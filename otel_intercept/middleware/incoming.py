@@ -69,7 +69,7 @@ class Place:
         self._method = None if route.method == hdrs.METH_ANY else route.method
         # By method, scheme and the header that counts retries, as it should be.
         self._requests: dict[tuple[str, str, str | None], Request] = {}
-        self.apps_above = () if app is None else apps[: apps.index(app)]
+        self.apps_above = apps if app is None else apps[: apps.index(app)]
         self.connections = connections
         self.is_agent_present = connections.is_agent_present
         self.foreign = any(map(is_foreign, apps))

@@ -24,6 +24,7 @@ from otel_intercept.middleware.writer import (
 )
 from otel_intercept.record import Request
 from otel_intercept.rollout import Rollout
+from otel_intercept.semconv import Phase
 
 EXCHANGE: Final = web.RequestKey("otel_intercept.exchange", Exchange)
 """Where the exchange is found of a request whose writer cannot be observed."""
@@ -91,7 +92,12 @@ def cancel_exchange(
 
 
 async def serve_unchanged(
-    serving: Serving, request: web.Request, handler: Handler, rollout: Rollout
+    serving: Serving,
+    request: web.Request,
+    handler: Handler,
+    rollout: Rollout,
+    *,
+    last: bool = False,
 ) -> web.StreamResponse:
     """Serve a request as an exchange of a rollout, and change nothing about it.
 
@@ -99,20 +105,25 @@ async def serve_unchanged(
     aiohttp's own answer to it is seen on the writer. While the handler runs,
     `otel_intercept.current.current_exchange` gives the exchange.
 
+    Args:
+        serving: What is known of its server.
+        request: What the handler is to answer.
+        handler: The handler.
+        rollout: Whose request it is.
+        last: Whether aiohttp gets the response next, but for middlewares. Where it is
+            the only one to see it, an answer in one piece is sent here, in one step.
+
     Raises:
         BaseException: What the handler raises, unchanged.
     """
     try:
         place = serving.places.of(request)
+        writer, transport = request.writer, request.transport
+        description = place.describe(request)
         exchange = start_exchange(
-            place,
-            request,
-            request.writer,
-            request.transport,
-            rollout,
-            place.describe(request),
+            place, request, writer, transport, rollout, description
         )
-        place.connections.end_with(request.task, exchange)
+        whole = place.whole_answers if last else None
         token = enter(exchange)
     except Exception:  # noqa: BLE001 - telemetry never breaks traffic
         _logger.warning("a request could not be observed")
@@ -124,16 +135,51 @@ async def serve_unchanged(
             response = await handler(request)
     except web.HTTPException:
         exchange.handler_returned()
+        place.connections.end_with(request.task, exchange)
         raise
     except Exception as exc:
         report_raised(request, exchange, exc)
         exchange.handler_returned()
+        place.connections.end_with(request.task, exchange)
         raise
     except BaseException as exc:
         final = not failures.is_cancellation(exc)
         cancel_exchange(place.connections, request, exchange, final=final)
         raise
     finally:
-        leave(token)
+        # The task is this request's own: with nothing around, nothing needs it.
+        if whole is None:
+            leave(token)
+    if (
+        whole is not None
+        and type(response) is web.Response
+        and type(writer) is StreamWriter
+        and transport is not None
+        and exchange.returns_plainly()
+    ):
+        # It is sent so only where nothing stands on the writer that is not aiohttp's.
+        delattr(writer, WRITE_HEADERS)
+        try:
+            sent = whole.send(exchange, response, request, writer, transport)
+        except Exception:  # noqa: BLE001 - it is reported, and aiohttp will meet it too
+            return response
+        if sent:
+            return response
+        place.connections.end_with(request.task, exchange)
+        if sent is not None:
+            await _drain(writer, exchange)
+            return response
+        setattr(writer, WRITE_HEADERS, MethodType(write_headers, writer))
     exchange.handler_returned()
+    place.connections.end_with(request.task, exchange)
     return response
+
+
+async def _drain(writer: StreamWriter, exchange: Exchange) -> None:
+    """Wait for the agent to read, as aiohttp does before the answer is through."""
+    try:
+        await writer.drain()
+    except Exception as exc:  # noqa: BLE001 - aiohttp drops the connection, as it would
+        exchange.write_failed(exc, phase=Phase.EOF)
+    else:
+        exchange.answer_ended()

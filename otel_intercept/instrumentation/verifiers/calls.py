@@ -1,9 +1,10 @@
 """Call functions of another project from their wrappers."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 Call: TypeAlias = Callable[..., object]
 Args: TypeAlias = tuple[object, ...]
@@ -13,6 +14,14 @@ Kwargs: TypeAlias = Mapping[str, object]
 def argument(args: Args, kwargs: Kwargs, index: int, name: str) -> object:
     """Return an argument, given by place or by name; None if it is not given."""
     return args[index] if len(args) > index else kwargs.get(name)
+
+
+def is_handler(_call: Call, args: Args, kwargs: Kwargs) -> TypeGuard[Handler]:
+    """Tell whether a function is called as aiohttp calls a handler.
+
+    What it returns is then for aiohttp to take or to refuse.
+    """
+    return len(args) == 1 and not kwargs
 
 
 async def result_of(call: Call, args: Args, kwargs: Kwargs) -> object:

@@ -4,6 +4,8 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Final
 
+from aiohttp import web
+
 from otel_intercept.middleware.serving import Serving
 from otel_intercept.registry import RolloutRegistry
 from otel_intercept.telemetry import Telemetry
@@ -27,10 +29,19 @@ class Served:
     """One interception server: its rollouts, and how its exchanges are served.
 
     Rollout ids are unique to a server only, so each has a registry of its own.
+
+    Attributes:
+        last: By route, whether aiohttp gets what the wrapped handler returns next.
     """
 
     registry: RolloutRegistry
     serving: Serving = field(default_factory=Serving)
+    last: dict[web.AbstractRoute, bool] = field(default_factory=dict)
+
+    def forget_routes(self) -> None:
+        """Forget the routes of a server that has stopped: their handlers hold it."""
+        self.last.clear()
+        self.serving.places.clear()
 
 
 class Host:
@@ -48,26 +59,30 @@ class Host:
         self.telemetry: Final = telemetry
         self.options: Final = options
         self.active = True
-        self._served: weakref.WeakKeyDictionary[object, Served] = (
-            weakref.WeakKeyDictionary()
-        )
+        # By identity, for as long as each lives: a weak dictionary takes four times as
+        # long to look up, and asks servers for hashes of their own.
+        self._served: dict[int, Served] = {}
 
     def served(self, server: object) -> Served:
-        """Return what is known of a server; it is forgotten with the server."""
-        known = self._served.get(server)
+        """Return what is known of a server; it is forgotten with the server.
+
+        Raises:
+            TypeError: It is of a class that nothing can refer to weakly.
+        """
+        known = self._served.get(id(server))
         if known is None:
-            registry = RolloutRegistry(self.telemetry)
-            known = self._served[server] = Served(registry)
-            weakref.finalize(server, _forget, self.telemetry, registry)
+            known = Served(RolloutRegistry(self.telemetry))
+            weakref.finalize(server, self._forget, id(server))
+            self._served[id(server)] = known
         return known
+
+    def _forget(self, key: int) -> None:
+        registry = self._served.pop(key).registry
+        self.telemetry.remove_shutdown_callback(registry.close_all)
+        registry.close_all()
 
     def close_all(self) -> None:
         """End every rollout of every server as aborted, and observe no more."""
         self.active = False
         for served in list(self._served.values()):
             served.registry.close_all()
-
-
-def _forget(telemetry: Telemetry, registry: RolloutRegistry) -> None:
-    telemetry.remove_shutdown_callback(registry.close_all)
-    registry.close_all()

@@ -3,10 +3,10 @@
 import logging
 import weakref
 from collections.abc import Mapping
-from functools import partial
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from otel_intercept.dialect import dialect_of
 from otel_intercept.instrumentation.verifiers import attempts, contrib
@@ -15,13 +15,13 @@ from otel_intercept.instrumentation.verifiers.calls import (
     Call,
     Kwargs,
     argument,
+    is_handler,
     response_of,
     result_of,
 )
 from otel_intercept.instrumentation.verifiers.host import Host, Served
 from otel_intercept.instrumentation.verifiers.legacy_intercepts import (
     WatchedIntercepts,
-    watch,
 )
 from otel_intercept.instrumentation.verifiers.legacy_redaction import (
     redact_error,
@@ -33,7 +33,11 @@ from otel_intercept.instrumentation.verifiers.legacy_state import (
     outcome_unless_failed,
     trace_id_of,
 )
-from otel_intercept.instrumentation.verifiers.patches import Patches, Wrapper
+from otel_intercept.instrumentation.verifiers.patches import (
+    Patches,
+    Wrapper,
+    is_routed,
+)
 from otel_intercept.middleware.serving import serve_unchanged
 from otel_intercept.rollout import Rollout
 from otel_intercept.shield import shielded
@@ -125,6 +129,7 @@ class _Hooks:
                 # A handler that swallowed its cancellation never ends by itself.
                 served.registry.end_exchanges()
                 served.serving.connections.shutting_down = False
+                served.forget_routes()
 
         return stop()
 
@@ -157,17 +162,31 @@ class _Hooks:
         if not isinstance(request, web.Request) or not self._host.active:
             return wrapped(*args, **kwargs)
         served = self._served(server)
-        rollout = self._rollout_of(server, request)
-        if served is None or rollout is None:
+        if served is None:
             return wrapped(*args, **kwargs)
+        rollout = self._rollout_of(server, served, request)
+        if rollout is None:
+            return wrapped(*args, **kwargs)
+        route = request.match_info.route
+        last = served.last.get(route)
+        if last is None:
+            last = served.last[route] = is_routed(route, wrapped)
+        redacts = self._host.options.redact_responses
+        if not redacts and is_handler(wrapped, args, kwargs):
+            return serve_unchanged(served.serving, request, wrapped, rollout, last=last)
+        handler = self._handler(wrapped, args, kwargs, rollout)
+        return serve_unchanged(served.serving, request, handler, rollout, last=last)
 
-        async def handler(_request: web.Request) -> web.StreamResponse:
+    def _handler(
+        self, wrapped: Call, args: Args, kwargs: Kwargs, rollout: Rollout
+    ) -> Handler:
+        async def handler(request: web.Request) -> web.StreamResponse:
             response = await response_of(wrapped, args, kwargs)
             if self._host.options.redact_responses:
                 return redact_response(request, response, rollout)
             return response
 
-        return serve_unchanged(served.serving, request, handler, rollout)
+        return handler
 
     def handle_side_channel(
         self, wrapped: Call, server: object, args: Args, kwargs: Kwargs
@@ -198,18 +217,13 @@ class _Hooks:
     @shielded
     def _watch_intercepts(self, server: object) -> None:
         intercepts = getattr(server, "intercepts", None)
-        if type(intercepts) is dict and self._host.active:
-            seen = partial(self._see_intercept, weakref.ref(server))
-            vars(server)["intercepts"] = WatchedIntercepts(intercepts, seen)
-
-    @shielded
-    def _see_intercept(
-        self, server: weakref.ref[object], rollout_id: object, intercept: object
-    ) -> None:
-        if self._host.active:
-            rollout = self._find(server(), rollout_id)
-            if rollout is not None:
-                watch(intercept, rollout)
+        if type(intercepts) is not dict or not self._host.active:
+            return
+        served = self._served(server)
+        if served is not None:
+            vars(server)["intercepts"] = WatchedIntercepts(
+                intercepts, self._host, served.registry
+            )
 
     @shielded
     def _open(self, server: object, rollout_id: object, state: object) -> None:
@@ -246,7 +260,7 @@ class _Hooks:
         try:
             return self._host.served(server)
         except TypeError:
-            # A subclass of theirs that cannot be a key cannot be told from others.
+            # When a server ends of which nothing can tell, its rollouts would stay.
             return None
 
     def _find(self, server: object, rollout_id: object) -> Rollout | None:
@@ -255,7 +269,9 @@ class _Hooks:
             return None
         return served.registry.get(rollout_id)
 
-    def _rollout_of(self, server: object, request: web.Request) -> Rollout | None:
+    def _rollout_of(
+        self, server: object, served: Served, request: web.Request
+    ) -> Rollout | None:
         """Return the rollout of a request that their server will not turn away."""
         try:
             authorized = getattr(server, "_authorized")(request)  # noqa: B009 - theirs
@@ -263,9 +279,8 @@ class _Hooks:
             return None
         if not authorized:
             return None
-        rollout = self._find(server, request.match_info.get("rollout_id"))
-        served = self._served(server)
-        if rollout is None and served is not None:
+        rollout = served.registry.get(request.match_info.get("rollout_id", ""))
+        if rollout is None:
             served.registry.reject(dialect_of(request.path))
         return rollout
 

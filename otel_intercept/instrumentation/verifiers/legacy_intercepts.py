@@ -7,56 +7,110 @@ future itself tells of every answer.
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TypeAlias
 
 from otel_intercept.current import current_exchange
 from otel_intercept.exchange import Exchange
+from otel_intercept.instrumentation.verifiers.host import Host
+from otel_intercept.registry import RolloutRegistry
 from otel_intercept.rollout import Rollout
 from otel_intercept.semconv import Phase
-from otel_intercept.shield import shielded
-
-Seen: TypeAlias = Callable[[object, object], None]
-"""Takes the rollout id of an intercept, and the intercept."""
+from otel_intercept.shield import confess, shielded
 
 
 class WatchedIntercepts(dict[object, object]):
-    """The server's table of intercepts, which tells of each that is put into it.
+    """The server's table of intercepts, which sees the future of each that comes in.
+
+    It keeps no intercept for longer than the server does: they hold whole prompts.
 
     Args:
-        intercepts: What the table holds so far; of that it tells nothing.
-        seen: Called with each new intercept. It must not raise, nor keep it: intercepts
-            hold whole prompts.
+        intercepts: What the table holds so far; none of that is looked at.
+        host: Who observes the server.
+        registry: Where its rollouts are open.
     """
 
-    def __init__(self, intercepts: Mapping[object, object], seen: Seen) -> None:
+    def __init__(
+        self,
+        intercepts: Mapping[object, object],
+        host: Host,
+        registry: RolloutRegistry,
+    ) -> None:
         super().__init__(intercepts)
-        self._seen = seen
+        self._host = host
+        self._registry = registry
 
     def __setitem__(self, request_id: object, intercept: object) -> None:
-        super().__setitem__(request_id, intercept)
-        if isinstance(intercept, dict):
-            self._seen(intercept.get("rollout_id"), intercept)
+        dict.__setitem__(self, request_id, intercept)
+        try:
+            if self._host.active and isinstance(intercept, dict):
+                rollout_id = intercept.get("rollout_id")
+                future = intercept.get("response_future")
+                if isinstance(rollout_id, str) and isinstance(future, asyncio.Future):
+                    rollout = self._registry.get(rollout_id)
+                    if rollout is not None:
+                        _watch(future, rollout, intercept)
+        except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
+            confess("WatchedIntercepts")
 
 
-def watch(intercept: object, rollout: Rollout) -> None:
+class _Answered:
+    """The future of an intercept, as its exchange watches it.
+
+    It describes the answer before it tells of it, so that asyncio has one to tell.
+
+    Args:
+        exchange: What the answer is described to.
+        future: The future.
+    """
+
+    __slots__ = ("_exchange", "_future", "_tell")
+
+    _tell: "Callable[[_Answered], object]"
+
+    def __init__(self, exchange: Exchange, future: "asyncio.Future[object]") -> None:
+        self._exchange = exchange
+        self._future = future
+
+    def done(self) -> bool:
+        return self._future.done()
+
+    def exception(self) -> BaseException | None:
+        return self._future.exception()
+
+    def add_done_callback(self, callback: "Callable[[_Answered], object]", /) -> None:
+        self._tell = callback
+        self._future.add_done_callback(self._ended)
+
+    def _ended(self, future: "asyncio.Future[object]") -> None:
+        try:
+            if not future.cancelled() and future.exception() is None:
+                answer = future.result()
+                self._exchange.describe_response(
+                    answer
+                    if type(answer) is dict or isinstance(answer, Mapping)
+                    else _facts_of(answer)
+                )
+        except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
+            confess("_Answered._ended")
+        self._tell(self)
+
+
+def _watch(
+    future: "asyncio.Future[object]",
+    rollout: Rollout,
+    intercept: Mapping[object, object],
+) -> None:
     """Learn the upstream's result from the future of an intercept.
 
     It counts for the exchange whose handler is running; without one, as on a server
     that was started before it was instrumented, a failure counts for the rollout.
     """
-    if not isinstance(intercept, dict):
-        return
-    future = intercept.get("response_future")
-    if not isinstance(future, asyncio.Future):
-        return
-    streaming = bool(intercept.get("stream"))
+    stream = intercept.get("stream")
     exchange = current_exchange()
     if exchange is None or exchange.rollout is not rollout:
-        future.add_done_callback(partial(_fail_rollout, rollout, streaming))
+        future.add_done_callback(partial(_fail_rollout, rollout, bool(stream)))
         return
-    exchange.describe_request({"model": intercept.get("model"), "stream": streaming})
-    future.add_done_callback(partial(_describe_answer, exchange))
-    _ = exchange.watch(future)
+    exchange.describe_request({"model": intercept.get("model"), "stream": bool(stream)})
+    _ = exchange.watch(_Answered(exchange, future))
 
 
 @shielded
@@ -70,27 +124,19 @@ def _fail_rollout(
         rollout.fail(exc, phase=Phase.RESPONSE_FUTURE, streaming=streaming)
 
 
-@shielded
-def _describe_answer(exchange: Exchange, future: "asyncio.Future[object]") -> None:
-    if future.cancelled() or future.exception() is not None:
-        return
-    answer = future.result()
-    exchange.describe_response(
-        answer if isinstance(answer, Mapping) else _facts_of(answer)
-    )
-
-
 def _facts_of(answer: object) -> dict[str, object]:
     """Return the facts of verifiers' own response, or of an OpenAI completion."""
     usage = getattr(answer, "usage", None)
-    choices = getattr(answer, "choices", None)
+    # Theirs has this one, and takes long to say what it has not.
+    message = getattr(answer, "message", None)
+    choices = [message] if message is not None else getattr(answer, "choices", None)
     if not isinstance(choices, list):
-        choices = [getattr(answer, "message", None)]
+        choices = [message]
     return {
         "model": getattr(answer, "model", None),
         "usage": {
-            name: getattr(usage, name, None)
-            for name in ("prompt_tokens", "completion_tokens")
+            "prompt_tokens": getattr(usage, "prompt_tokens", None),
+            "completion_tokens": getattr(usage, "completion_tokens", None),
         },
         "choices": [
             {"finish_reason": getattr(choice, "finish_reason", None)}

@@ -3,10 +3,11 @@
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Final, Protocol, TypeAlias
 
 import wrapt
+from aiohttp import web
 
 _MISSING: Final = object()
 
@@ -29,6 +30,24 @@ class Wrapper(Protocol):
 
 
 _Applied: TypeAlias = tuple[object, str, object, Wrapper]
+
+
+def is_routed(route: web.AbstractRoute, wrapped: Callable[..., object]) -> bool:
+    """Tell whether aiohttp itself calls our wrapper of a method for a route.
+
+    Otherwise what the method returns may change on the way: by a method of a subclass
+    that calls it, or by what others have put around it.
+
+    Args:
+        route: The route of a request.
+        wrapped: The method that our wrapper was called with, bound.
+    """
+    handler: object = route.handler
+    # A proxy of others has the attributes of what it stands for.
+    if type(handler) is not wrapt.BoundFunctionWrapper:
+        return False
+    method = handler.__wrapped__
+    return type(method) is MethodType and method == wrapped
 
 
 class Patches:
