@@ -7,6 +7,7 @@ how late it was; what a batch adds is the difference to the same without telemet
 import argparse
 import asyncio
 import json
+import socket
 import time
 from statistics import median
 from typing import Final
@@ -22,6 +23,7 @@ _EXPORT_S: Final = 0.5
 _LOOK_S: Final = 0.02
 _PATIENCE_S: Final = 20.0
 _WORK_S: Final = 0.0002
+_BODY: Final = bytes(2_000)
 _RATE: Final = 1_000
 _STEP_S: Final = 0.01
 
@@ -33,7 +35,8 @@ def measure(
 
     Args:
         recorder: ``off``, ``thread`` or ``process``.
-        busy: Whether the loop has other work all the time.
+        busy: Whether the loop has other work all the time, as a server has that is sent
+            more requests than it can answer.
         repeats: Batches that are exported one by one.
         seconds: How long the steady load takes.
 
@@ -77,11 +80,17 @@ class Probe:
 
 
 async def _work() -> None:
-    while True:
-        until = time.perf_counter() + _WORK_S
-        while time.perf_counter() < until:
-            pass
-        await asyncio.sleep(0)
+    # As a server does: what it reads and writes are system calls, in each of which the
+    # interpreter lock is free for a moment.
+    agent, server = socket.socketpair()
+    with agent, server:
+        while True:
+            agent.send(_BODY)
+            server.recv(len(_BODY))
+            until = time.perf_counter() + _WORK_S
+            while time.perf_counter() < until:
+                pass
+            await asyncio.sleep(0)
 
 
 async def _load(
