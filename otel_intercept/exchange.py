@@ -7,7 +7,11 @@ from typing import Final, TypeVar
 
 from otel_intercept import failure as failures
 from otel_intercept.causes import AgentPresent
-from otel_intercept.dialect import genai
+from otel_intercept.dialect import (
+    request_attributes,
+    request_labels,
+    response_attributes,
+)
 from otel_intercept.failure import Failure
 from otel_intercept.ids import draw_span_id, new_span_id
 from otel_intercept.outcome import GOOD, NO_ANSWER, Cause
@@ -163,9 +167,9 @@ class Exchange(Reports):
         """
         try:
             if self._timings is not None:
-                self._asked = genai.request_labels(body)
+                self._asked = request_labels(body)
             elif self._intake is not None:
-                self._asked = genai.request_attributes(body)
+                self._asked = request_attributes(body)
             else:
                 # The outcome depends on this one; for the rest there is no use.
                 self._asked = _STREAM if body.get("stream") is True else _NOTHING
@@ -176,7 +180,7 @@ class Exchange(Reports):
         """Likewise take the model, usage and finish reasons of an answer."""
         try:
             if self._intake is not None:
-                self._response = genai.response_attributes(body)
+                self._response = response_attributes(body)
         except Exception:  # noqa: BLE001 - as above
             confess("Exchange.describe_response")
 

@@ -1,11 +1,6 @@
 """The four API shapes that agents speak: their streams, attributes and errors."""
 
-from otel_intercept.dialect.genai import (
-    ResponseFacts,
-    request_attributes,
-    request_labels,
-    response_attributes,
-)
+from otel_intercept.dialect.answered import ResponseFacts, response_attributes
 from otel_intercept.dialect.grammar import (
     DONE,
     STREAM_GRAMMARS,
@@ -15,6 +10,7 @@ from otel_intercept.dialect.grammar import (
     operation_of,
     provider_of,
 )
+from otel_intercept.dialect.requested import request_attributes, request_labels
 from otel_intercept.dialect.wire_errors import (
     error_body,
     error_frame,
