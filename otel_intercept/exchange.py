@@ -7,11 +7,8 @@ from typing import Final, TypeVar
 
 from otel_intercept import failure as failures
 from otel_intercept.causes import AgentPresent
-from otel_intercept.dialect import (
-    request_attributes,
-    request_labels,
-    response_attributes,
-)
+from otel_intercept.dialect.answered import response_attributes
+from otel_intercept.dialect.requested import request_attributes, request_labels
 from otel_intercept.failure import Failure
 from otel_intercept.ids import draw_span_id, new_span_id
 from otel_intercept.outcome import GOOD, NO_ANSWER, Cause
@@ -47,14 +44,10 @@ class Exchange(Reports):
         agent_present: Tells whether the agent's connection still stands.
         connection: What it is asked about.
         intake: Takes the record; None if telemetry is off, and there is no use for one.
-        timings: Takes what was measured in its place, if all goes well; None if that
-            makes a record too.
+        timings: Takes a timing in its place, if all goes well; None if none does.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_handler_done",
-    )
+    __slots__ = ("__weakref__", "_handler_done")
 
     def __init__(
         self,

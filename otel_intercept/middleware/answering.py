@@ -25,6 +25,7 @@ from otel_intercept.middleware.redacted import (
 from otel_intercept.middleware.serving import (
     EXCHANGE,
     cancel_exchange,
+    drain,
     start_exchange,
 )
 from otel_intercept.middleware.wiring import Wiring
@@ -91,7 +92,7 @@ async def answer(
                     sent = whole.send(exchange, response, request, writer, transport)
                     if sent is not None:
                         if not sent:
-                            await _drain(writer, exchange)
+                            await drain(writer, exchange)
                         return response
                 try:
                     prepared = await response.prepare(request)
@@ -176,15 +177,6 @@ async def _send_raised(
         response = fail_exchange(request, exchange, exc)
         return await send_failure(request, response)
     return None
-
-
-async def _drain(writer: StreamWriter, exchange: Exchange) -> None:
-    try:
-        await writer.drain()
-    except Exception as exc:
-        exchange.write_failed(exc, phase=Phase.EOF)
-        raise
-    exchange.answer_ended()
 
 
 async def _pass_through(

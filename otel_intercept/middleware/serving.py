@@ -2,6 +2,7 @@
 
 import logging
 from asyncio import Transport
+from contextlib import suppress
 from types import MethodType
 from typing import Final
 
@@ -167,7 +168,9 @@ async def serve_unchanged(
             return response
         place.connections.end_with(request.task, exchange)
         if sent is not None:
-            await _drain(writer, exchange)
+            # What it raises drops the connection, which aiohttp meets as well.
+            with suppress(Exception):
+                await drain(writer, exchange)
             return response
         setattr(writer, WRITE_HEADERS, MethodType(write_headers, writer))
     exchange.handler_returned()
@@ -175,11 +178,15 @@ async def serve_unchanged(
     return response
 
 
-async def _drain(writer: StreamWriter, exchange: Exchange) -> None:
-    """Wait for the agent to read, as aiohttp does before the answer is through."""
+async def drain(writer: StreamWriter, exchange: Exchange) -> None:
+    """Wait for the agent to read, as aiohttp does before the answer is through.
+
+    Raises:
+        Exception: What the transport raised, which is reported.
+    """
     try:
         await writer.drain()
-    except Exception as exc:  # noqa: BLE001 - aiohttp drops the connection, as it would
+    except Exception as exc:
         exchange.write_failed(exc, phase=Phase.EOF)
-    else:
-        exchange.answer_ended()
+        raise
+    exchange.answer_ended()

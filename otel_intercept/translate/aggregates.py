@@ -116,8 +116,8 @@ class Aggregates:
 
     def _add_exchanges(self, alike: list[ExchangeEnded]) -> bool:
         """Add up exchanges of a kind. False, and nothing is added, if one is bad."""
-        model = self._model_label(alike[0].asked.model)
         try:
+            model = self._model_label(alike[0].asked.model)
             values, counts = list(measured(alike, model)), list(counted(alike))
         except Exception:  # noqa: BLE001 - one bad record must not stop the others
             return False
