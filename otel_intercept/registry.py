@@ -16,6 +16,7 @@ from otel_intercept.rollout import Rollout
 from otel_intercept.semconv import Dialect, Phase, RolloutOutcome
 from otel_intercept.telemetry import Telemetry
 from otel_intercept.trace_context import TraceParent, parse_trace_id, parse_traceparent
+from otel_intercept.turns import note_loop
 
 MAX_ID_LENGTH: Final = 256
 
@@ -92,6 +93,7 @@ class RolloutRegistry:
         )
         rollout = Rollout(telemetry, ref, state, self._leaving)
         self._rollouts[rollout_id] = rollout
+        note_loop()
         telemetry.begin(sampled)
         rollout.emit(RolloutStarted(ref, new_span_id()), begun=False)
         return rollout

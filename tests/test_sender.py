@@ -1,5 +1,6 @@
 """Requests overlap when the collector is slow, and every record keeps its one fate."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from otel_intercept.translate.encoder import SpanEncoder
 from otel_intercept.translate.outlets import EncodedSpanExporter
 from otel_intercept.translate.sender import MAX_POSTS
 from otel_intercept.translate.translator import Translator
+from otel_intercept.turns import TURNS, note_loop
 from tests.collectors import Answer, HttpCollector
 from tests.samples import (
     ended,
@@ -101,6 +103,39 @@ def test_no_two_of_our_threads_work_one_right_after_the_other() -> None:
     ] * own.count("start")
     assert posts.count("nap") == posts.count("work")
     assert posts[0] == "nap"
+
+
+def test_beside_a_busy_loop_a_short_request_is_waited_for() -> None:
+    """Where threads wait too long for the lock, two work at once only if they must."""
+    loop = asyncio.new_event_loop()
+
+    async def starve() -> None:
+        note_loop()
+
+    loop.run_until_complete(starve())
+    assert TURNS.pauses is not None
+    TURNS.pauses.want()
+    crowded: list[bool] = []
+
+    def answer(_: int) -> bool:
+        crowded.append(len(exporter.sizes) - len(exporter.results) > 1)
+        time.sleep(0.02)
+        return True
+
+    exporter = Posts(answer)
+    telemetry = Telemetry(
+        span_exporter=exporter,
+        settings=Settings(schedule_delay_s=0.02, export_batch_size=10),
+    )
+    for number in range(1, 13):
+        record_exchanges(telemetry, 10)
+        assert wait_until(lambda n=number: len(exporter.sizes) == n)
+    telemetry.shutdown()
+    TURNS.pauses.stop()
+    loop.close()
+
+    # Not never: the machine may stand still for as long as one waits.
+    assert crowded.count(True) < 4
 
 
 def test_full_batches_overlap_up_to_four() -> None:

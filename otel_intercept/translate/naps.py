@@ -4,11 +4,10 @@ import asyncio
 import time
 from typing import Final
 
+from otel_intercept.turns import nap
+
 _BUSY_S: Final = 0.001
 """How late the event loop may be at most, about, because somebody else works."""
-
-_NAP_S: Final = 0.0002
-"""Long enough for the event loop to take the interpreter lock."""
 
 
 class Naps:
@@ -34,11 +33,6 @@ class Naps:
             nap()
             self._stepped_s = time.monotonic()
             self._until_s = self._stepped_s + _BUSY_S
-
-
-def nap() -> None:
-    """Let other threads work for a moment. Not for the thread of an event loop."""
-    time.sleep(_NAP_S)
 
 
 def _has_running_loop() -> bool:

@@ -14,11 +14,14 @@ from otel_intercept.translate.batch import Batch, Spans
 from otel_intercept.translate.bounded import seconds_until, within
 from otel_intercept.translate.complaints import Complaints
 from otel_intercept.translate.guarded import export_request, export_spans
-from otel_intercept.translate.naps import nap
 from otel_intercept.translate.outlets import EncodedSpanExporter, LocalSpanExporter
+from otel_intercept.turns import nap, starves
 
 MAX_POSTS: Final = 4
 """Requests on their way at once, when there is a backlog and the collector is slow."""
+
+_ALONE_S: Final = 0.05
+"""How long the next batch waits for a request that most collectors answer by then."""
 
 
 class SpanSender:
@@ -165,7 +168,8 @@ class SpanSender:
 
     def _start_post(self, batch: Batch, *, kept: bool) -> bool:
         # Two of our threads that work one right after the other make the event loop
-        # wait for both: a new one has the interpreter lock at once.
+        # wait for both: a new one has the interpreter lock at once, and of two that
+        # wait beside a busy loop the second has it next.
         def post() -> None:
             nap()
             try:
@@ -180,7 +184,11 @@ class SpanSender:
         except RuntimeError:
             # No thread can be had; the calling one will do.
             return False
-        nap()
+        if starves():
+            with self._changed:
+                self._changed.wait_for(lambda: not self._running, _ALONE_S)
+        else:
+            nap()
         return True
 
     def _post(self, batch: Batch, *, kept: bool) -> None:
