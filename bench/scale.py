@@ -1,7 +1,7 @@
 """Ten thousand rollouts open at once: memory, garbage collection, and what is lost.
 
-``python -m bench.scale load`` and ``memory`` are the programs that are measured; each
-prints its figures as JSON.
+``python -m bench.scale load``, ``memory`` and ``collect`` are the programs that are
+measured; each prints its figures as JSON.
 """
 
 import argparse
@@ -66,6 +66,15 @@ def bytes_per_rollout(recorder: str) -> float:
     """Return what an open rollout holds beyond its id and state, which callers hold."""
     with start(["bench.sink"]) as sink:
         return run(["bench.scale", "memory", recorder, f"--sink={sink.url}"])["bytes"]
+
+
+def full_collection(recorder: str) -> dict[str, float]:
+    """Return what a full collection walks with all rollouts open, and how long it took.
+
+    Also of ``off``: most of it is the interpreter and what every process imports.
+    """
+    with start(["bench.sink"]) as sink:
+        return run(["bench.scale", "collect", recorder, f"--sink={sink.url}"])
 
 
 async def _load(registry: RolloutRegistry, turns: int, rate: float) -> float:
@@ -137,6 +146,23 @@ def _run_memory(recorder: str, sink: str) -> dict[str, float]:
     return {"bytes": (after - before) / ROLLOUTS}
 
 
+def _run_collect(recorder: str, sink: str) -> dict[str, float]:
+    with telemetry(recorder, sink) as made:
+        registry = RolloutRegistry(made)
+        rollouts = _open(registry, "r", ROLLOUTS)
+        for rollout in rollouts:
+            exchange(rollout)
+        made.flush(_SETTLE_S)
+        # Young tuples and dictionaries of plain values are let go of by the first.
+        gc.collect()
+        walked = len(gc.get_objects())
+        longest = _LongestCollection()
+        gc.callbacks.append(longest)
+        gc.collect()
+        gc.callbacks.remove(longest)
+    return {"objects": walked, "seconds": longest.seconds}
+
+
 def _open(registry: RolloutRegistry, name: str, number: int) -> list[Rollout]:
     return [registry.open(f"{name}{one}", state={}) for one in range(number)]
 
@@ -144,7 +170,7 @@ def _open(registry: RolloutRegistry, name: str, number: int) -> list[Rollout]:
 def main() -> None:
     """Be the program that is measured."""
     parser = argparse.ArgumentParser(prog="bench.scale", description=__doc__)
-    parser.add_argument("what", choices=("load", "memory"))
+    parser.add_argument("what", choices=("load", "memory", "collect"))
     parser.add_argument("recorder")
     parser.add_argument("--sink", required=True)
     parser.add_argument("--turns", type=int, default=1)
@@ -152,6 +178,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.what == "load":
         figures = _run_load(args.recorder, args.sink, args.turns, args.rate)
+    elif args.what == "collect":
+        figures = _run_collect(args.recorder, args.sink)
     else:
         figures = _run_memory(args.recorder, args.sink)
     print(json.dumps(figures))

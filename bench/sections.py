@@ -176,6 +176,13 @@ def many(size: Size) -> Iterator[tuple[str, Figures]]:
         one: {"bytes": scale.bytes_per_rollout(one)} for one in recorders
     }
     yield "memory", Figures("Bytes that an open rollout holds", memory, digits=0)
+    collections = {one: scale.full_collection(one) for one in ("off", *recorders)}
+    walks: dict[str, dict[str, Value]] = {
+        recorder: {"objects walked": one["objects"], "ms": one["seconds"] * _MS}
+        for recorder, one in collections.items()
+    }
+    name = "A full collection with 10,000 rollouts open"
+    yield "collection", Figures(name, walks, digits=0)
     paces: Iterable[tuple[str, float | None, float]] = (
         ("1,500/s", _RATE, 0.0),
         ("1,500/s, collector takes 0.5 s", _RATE, 0.5),

@@ -5,7 +5,6 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Final
 
 from otel_intercept.errors import ConfigurationError
@@ -72,7 +71,7 @@ class IdleRollouts:
             rollout_id, attributes=attributes, trace_id=trace_id, parent=parent
         )
         self._arm(rollout, self.idle_close_s)
-        rollout.on_close(partial(self._forget, rollout))
+        rollout.on_close(self._forget)
         return rollout
 
     def ensure(self, rollout_id: str) -> Rollout | None:

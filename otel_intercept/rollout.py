@@ -33,12 +33,10 @@ class Rollout:
     """
 
     __slots__ = (
-        "_closed",
         "_closed_callback",
         "_error",
         "_exchanges",
         "_failures",
-        "_first_failure",
         "_idle_since_ns",
         "_intake",
         "_leaving",
@@ -66,12 +64,10 @@ class Rollout:
         self._leaving = leaving
         self.ref = ref
         self.state = state
-        self._closed = False
-        self._closed_callback: Callable[[], None] | None = None
+        self._closed_callback: Callable[[Rollout], None] | None = None
         self._error: RolloutError | None = None
         self._exchanges = 0
         self._failures = 0
-        self._first_failure: Failure | None = None
         self._idle_since_ns = self._opened_ns = time.perf_counter_ns()
         self._outcome: RolloutOutcome | None = None
         self._running: tuple[Exchange, ...] = ()
@@ -127,7 +123,7 @@ class Rollout:
     @property
     def closed(self) -> bool:
         """Whether it has ended."""
-        return self._closed
+        return self._outcome is not None
 
     @property
     def running(self) -> int:
@@ -205,7 +201,7 @@ class Rollout:
         running = self._running
         # Agents ask for one thing after the other, so hardly ever do two run.
         self._running = (*running, exchange) if running else (exchange,)
-        if self._closed:
+        if self._outcome is not None:
             self._leaving.add(self)
         if intake is not None:
             intake.begin(self.ref.sampled, exchange)
@@ -223,7 +219,7 @@ class Rollout:
             return
         self._running = ()
         self._idle_since_ns = at
-        if self._closed:
+        if self._outcome is not None:
             self._leaving.discard(self)
 
     def end_exchanges(self) -> None:
@@ -245,9 +241,7 @@ class Rollout:
         if stopped:
             return
         self._failures += 1
-        if self._first_failure is None:
-            self._first_failure = failure
-        if self._error is not None or self._closed:
+        if self._error is not None or self._outcome is not None:
             return
         self._error = error(failure)
         if self.state is None or _is_set(self.state, "error"):
@@ -271,7 +265,7 @@ class Rollout:
         unless_failed: RolloutOutcome | None = None,
     ) -> None:
         """End it. For `RolloutRegistry.close`. Idempotent."""
-        if self._closed:
+        if self._outcome is not None:
             return
         for exchange in self._running:
             exchange.rollout_closes()
@@ -280,7 +274,6 @@ class Rollout:
             # Nobody reported it, but the host fails the rollout for it.
             self.fail(held, phase=Phase.LATE)
         self._outcome = outcome or self._earned(unless_failed)
-        self._closed = True
         if self._running:
             self._leaving.add(self)
         took_ns = time.perf_counter_ns() - self._opened_ns
@@ -291,14 +284,18 @@ class Rollout:
             self._outcome,
             self._exchanges,
             self._failures,
-            self._first_failure,
+            None if self._error is None else self._error.failure,
         )
         self.emit(ended, begun=True)
         if self._closed_callback is not None:
-            self._closed_callback()
+            self._closed_callback(self)
 
-    def on_close(self, callback: Callable[[], None]) -> None:
-        """Have a callback called when it has ended. For who opened it: there is one."""
+    def on_close(self, callback: "Callable[[Rollout], None]") -> None:
+        """Have a callback called with it at its end. For who opened it: there is one.
+
+        One that holds the rollout would make a cycle, for the garbage collector to
+        find: it is given the rollout instead.
+        """
         self._closed_callback = callback
 
     def _hear_upstream(self) -> None:

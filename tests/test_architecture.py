@@ -352,3 +352,20 @@ def test_the_face_of_the_package_loads_no_sdk() -> None:
     loaded = set(run_python("import otel_intercept, sys; print(*sys.modules)").split())
 
     assert sorted(loaded.intersection(unwanted)) == []
+
+
+def test_what_exports_over_http_loads_no_grpc() -> None:
+    """A process that exports over HTTP has no gRPC for collections to walk through."""
+    code = """
+import sys
+from otel_intercept.sdk import configure
+here = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+with configure(here | {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}) as telemetry:
+    print(telemetry.enabled, *sys.modules)
+    telemetry.shutdown(0.0)
+"""
+
+    enabled, *loaded = run_python(code).split()
+
+    assert enabled == "True"
+    assert "grpc" not in loaded

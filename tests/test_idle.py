@@ -359,3 +359,21 @@ def test_an_idle_time_that_is_none_is_refused(
         instrument_app(app, registry, idle_close_s=idle_close_s)
 
     assert list(app.middlewares) == []
+
+
+async def test_a_rollout_that_has_ended_leaves_no_cycle(
+    registry: RolloutRegistry,
+) -> None:
+    """What was opened here is gone when it is closed: no collection has to find it."""
+    idle = IdleRollouts(registry, 60.0)
+    gc.collect()
+    gc.disable()
+
+    try:
+        idle.open("r-gone")
+        registry.close("r-gone")
+        found = gc.collect()
+    finally:
+        gc.enable()
+
+    assert found == 0

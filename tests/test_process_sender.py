@@ -1,11 +1,13 @@
 """What is said of exchanges on the hot path is what the helper takes them for."""
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -269,3 +271,36 @@ def test_what_was_dropped_is_said_to_be_over_within_bounds() -> None:
 
     assert work.take_gone() == (2, 3)
     assert work.take_gone() == ()
+
+
+def test_an_open_rollout_is_invisible_to_the_garbage_collector() -> None:
+    """No collection has to look at one, and none has to: nothing leads back to it."""
+    with helper() as other:
+        work = OpenWork(8)
+        for record in (started(), exchange(failed=failure())):
+            work.record_comes(record)
+        (rollout,) = work.rollouts.values()
+        rollout.told = other.outlet
+
+        assert rollout.failure is not None
+        assert not gc.is_tracked(rollout)
+        assert not any(thing is rollout for thing in reachable(rollout))
+
+
+def reachable(start: object) -> list[object]:
+    """Return what an object leads to, short of classes."""
+    found: list[object] = []
+    waiting = held_by(start)
+    while waiting:
+        thing = waiting.pop()
+        if not (isinstance(thing, type) or any(thing is one for one in found)):
+            found.append(thing)
+            waiting += held_by(thing)
+    return found
+
+
+def held_by(thing: object) -> list[object]:
+    """Return what an object holds, also when it is not tracked."""
+    if isinstance(thing, msgspec.Struct):
+        return [getattr(thing, name) for name in thing.__struct_fields__]
+    return gc.get_referents(thing)

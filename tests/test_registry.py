@@ -2,11 +2,13 @@
 
 import asyncio
 import collections
+import gc
 import time
 from collections.abc import Iterator, MutableMapping
 
 import msgspec
 import pytest
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext, TraceFlags
 
 from otel_intercept import (
@@ -20,6 +22,7 @@ from otel_intercept import (
     StreamInterrupted,
     Telemetry,
 )
+from otel_intercept.settings import Settings
 from otel_intercept.testing import TelemetryRecorder
 from tests.conftest import logged
 
@@ -499,3 +502,23 @@ def test_a_rollout_without_a_failure_can_end_in_a_way_of_the_hosts(
 
     assert fine.outcome is RolloutOutcome.CANCELLED
     assert broken.outcome is RolloutOutcome.FAILED
+
+
+def test_an_open_rollout_is_one_object_to_the_garbage_collector() -> None:
+    """Of thousands of open rollouts a collection has so many objects to look at."""
+    settings = Settings(recorder="inline")
+    telemetry = Telemetry(metric_reader=InMemoryMetricReader(), settings=settings)
+    registry = RolloutRegistry(telemetry)
+    registry.open("first")
+    telemetry.flush()
+    gc.collect()
+    before = len(gc.get_objects())
+
+    for number in range(500):
+        registry.open(f"r{number}", attributes={"env": "gsm8k"}, parent=PARENT)
+    telemetry.flush()
+    gc.collect()
+    added = len(gc.get_objects()) - before
+    telemetry.shutdown()
+
+    assert 500 <= added < 510

@@ -3,11 +3,14 @@
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import msgspec
 
 from otel_intercept.exchange import Exchange
 from otel_intercept.failure import Failure
 from otel_intercept.process.messages import Resumed, SpanRecord, to_ref
+from otel_intercept.process.outlet import Outlet
 from otel_intercept.record import (
     ExchangeEnded,
     FailureSeen,
@@ -16,30 +19,25 @@ from otel_intercept.record import (
     RolloutStarted,
 )
 
-if TYPE_CHECKING:
-    from otel_intercept.process.outlet import Outlet
-
 YOUNG_NS: Final = 100_000_000
 """How long an exchange runs before a helper is told of it: most are over sooner."""
 
 _MAX_GONE: Final = 4096
 
 
-class OpenRollout:
+class OpenRollout(msgspec.Struct, eq=False, gc=False):
     """A rollout that has not ended, and what its records have shown so far.
 
-    ``told`` is the pipe to the helper that was told of it, or None.
+    ``told`` is the pipe to the helper that was told of it, or None. Like records, not
+    tracked by the garbage collector: nothing that it ever holds leads back to it.
     """
 
-    __slots__ = ("ended", "exchanges", "failure", "failures", "ref", "told")
-
-    def __init__(self, ref: RolloutRef) -> None:
-        self.ref = ref
-        self.exchanges = 0
-        self.failures = 0
-        self.failure: Failure | None = None
-        self.told: Outlet | None = None
-        self.ended = False
+    ref: RolloutRef
+    exchanges: int = 0
+    failures: int = 0
+    failure: Failure | None = None
+    told: Outlet | None = None
+    ended: bool = False
 
     def resumed(self) -> Resumed:
         """Return what a helper is told that did not see it start."""

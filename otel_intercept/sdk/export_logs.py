@@ -8,10 +8,10 @@ distinct problem through once a minute.
 
 import logging
 from collections.abc import Iterator
+from enum import Enum
 from http import HTTPStatus
 from typing import Final
 
-import grpc
 from requests import RequestException
 
 from otel_intercept.sdk.http_session import kind_of
@@ -112,7 +112,8 @@ def _facts(args: object) -> Iterator[str]:
             yield value
         elif type(value) is int and 100 <= value <= 599:
             yield f"HTTP {value}"
-        elif isinstance(value, grpc.StatusCode):
+        elif isinstance(value, Enum) and type(value).__module__ == "grpc":
+            # A status code; not imported for those who export over HTTP.
             yield f"gRPC {value.name}"
         elif isinstance(value, RequestException):
             yield kind_of(value)

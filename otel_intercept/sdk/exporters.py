@@ -1,18 +1,14 @@
-"""Build exporters from what was read, not from ``os.environ``."""
+"""Build exporters from what was read, not from ``os.environ``.
+
+What only some need is imported late: gRPC alone is 4,000 objects, which every full
+collection of garbage would look at in a process that exports over HTTP.
+"""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import grpc
-from opentelemetry.exporter.otlp.proto.grpc._log_exporter import (
-    OTLPLogExporter as GrpcLogExporter,
-)
-from opentelemetry.exporter.otlp.proto.http import Compression as HttpCompression
-from opentelemetry.exporter.otlp.proto.http._log_exporter import (
-    OTLPLogExporter as HttpLogExporter,
-)
 from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter, LogRecordExporter
 from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, MetricExporter
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
@@ -30,27 +26,14 @@ from otel_intercept.sdk.otlp_file import (
     OtlpFileMetricExporter,
     OtlpFileSpanExporter,
 )
-from otel_intercept.sdk.otlp_grpc import OtlpGrpcExporter
 from otel_intercept.sdk.otlp_http import OtlpHttpExporter
 from otel_intercept.sdk.otlp_metric_exporter import OtlpMetricExporter
 from otel_intercept.sdk.target import Target
 
+if TYPE_CHECKING:
+    import grpc
+
 T = TypeVar("T")
-
-# By default a channel waits up to two minutes before it looks for a lost collector.
-_CHANNEL_OPTIONS: Final = (
-    ("grpc.initial_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 5000),
-)
-
-
-class _Headers(tuple[tuple[str, str], ...]):
-    """gRPC metadata, true when empty: a false one is read from ``os.environ``."""
-
-    __slots__ = ()
-
-    def __bool__(self) -> bool:
-        return True
 
 
 def build_span_exporter(outputs: Outputs) -> SpanExporter | None:
@@ -108,13 +91,15 @@ def open_session(target: Target) -> ExportSession:
     return session
 
 
-def open_channel(target: Target) -> grpc.Channel:
+def open_channel(target: Target) -> "grpc.Channel":
     """Return a channel that speaks as the gRPC exporters to this target do.
 
     Raises:
         ConfigurationError: A TLS credential cannot be used.
     """
-    return _connect(_channel, target)
+    from otel_intercept.sdk import grpc_exporters
+
+    return _connect(grpc_exporters.channel, target)
 
 
 def _build_all(
@@ -137,18 +122,6 @@ def _build_all(
     return exporters
 
 
-def _channel(target: Target) -> grpc.Channel:
-    compression = _grpc_compression(target)
-    credentials = _credentials(target)
-    if credentials is None:
-        return grpc.insecure_channel(
-            target.endpoint, _CHANNEL_OPTIONS, compression=compression
-        )
-    return grpc.secure_channel(
-        target.endpoint, credentials, _CHANNEL_OPTIONS, compression=compression
-    )
-
-
 def _http_spans(target: Target) -> SpanExporter:
     return OtlpHttpExporter(open_session(target), target)
 
@@ -159,12 +132,15 @@ def _http_metrics(target: Target) -> MetricExporter:
 
 
 def _http_logs(target: Target) -> LogRecordExporter:
+    from opentelemetry.exporter.otlp.proto.http import Compression
+    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+
     session = ExportSession(target.headers)
-    exporter = HttpLogExporter(
+    exporter = OTLPLogExporter(
         endpoint=target.endpoint,
         headers=dict(target.headers),
         timeout=target.timeout_s,
-        compression=HttpCompression(target.compression),
+        compression=Compression(target.compression),
         session=session,
     )
     _set_tls(session, target)
@@ -181,43 +157,21 @@ def _set_tls(session: ExportSession, target: Target) -> None:
 
 
 def _grpc_spans(target: Target) -> SpanExporter:
-    return OtlpGrpcExporter(_channel(target), target)
+    from otel_intercept.sdk import grpc_exporters
+
+    return grpc_exporters.spans(target)
 
 
 def _grpc_metrics(target: Target) -> MetricExporter:
-    sender = OtlpGrpcExporter(_channel(target), target, "metrics")
-    return OtlpMetricExporter(sender)
+    from otel_intercept.sdk import grpc_exporters
+
+    return grpc_exporters.metrics(target)
 
 
 def _grpc_logs(target: Target) -> LogRecordExporter:
-    return GrpcLogExporter(
-        endpoint=target.endpoint,
-        insecure=not target.secure,
-        credentials=_credentials(target),
-        headers=_Headers(target.headers),
-        timeout=target.timeout_s,
-        compression=_grpc_compression(target),
-    )
+    from otel_intercept.sdk import grpc_exporters
 
-
-def _credentials(target: Target) -> grpc.ChannelCredentials | None:
-    if not target.secure:
-        return None
-    return grpc.ssl_channel_credentials(
-        root_certificates=_read(target.certificate),
-        private_key=_read(target.client_key),
-        certificate_chain=_read(target.client_certificate),
-    )
-
-
-def _read(path: str | None) -> bytes | None:
-    return None if path is None else Path(path).read_bytes()
-
-
-def _grpc_compression(target: Target) -> grpc.Compression:
-    if target.compression == "gzip":
-        return grpc.Compression.Gzip
-    return grpc.Compression.NoCompression
+    return grpc_exporters.logs(target)
 
 
 def _open(build: Callable[[Path], T], path: Path) -> T:
