@@ -18,6 +18,7 @@ from tests.collectors import GrpcCollector, HttpCollector, closed_port
 ROOT = Path(__file__).parent.parent
 GOOD = "tests.doctored.good"
 BROKEN = "tests.doctored.broken"
+STALLING = "tests.doctored.stalling"
 CANARY = "sk-canary-d0c7"
 PLANTED = "sk-planted-"
 
@@ -80,6 +81,25 @@ def test_a_good_wiring_is_seen_whole(
 
     assert findings(told) == {}
     assert [item["ok"] for item in items(told, "probes")] == [True] * len(PROBES)
+
+
+@pytest.mark.parametrize("when", ["at_once", "soon", "later"])
+def test_a_machine_that_stands_still_is_no_fault_of_the_wiring(when: str) -> None:
+    """Doctor's process is stopped within a probe, for longer than the app can wait."""
+    done = program(f"{STALLING}:{when}", "--no-export")
+
+    assert done.stderr == ""
+    assert done.stdout.rstrip().splitlines()[-1].startswith("All is seen: 14 of 14")
+    assert done.returncode == 0
+
+
+def test_a_machine_that_stands_still_all_the_time_gets_no_judgement() -> None:
+    """After some tries doctor says in one line why it cannot do its work."""
+    done = program(f"{STALLING}:always", "--no-export")
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "this machine is too busy: it stood still in each of 5 tries" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -336,13 +336,14 @@ def test_an_upstream_that_is_never_called_is_the_cause() -> None:
     ]
 
 
-def test_a_failure_that_was_not_injected_is_told_as_such() -> None:
+@pytest.mark.parametrize("name", ["rate-limited", "agent-leaves"])
+def test_a_failure_that_was_not_injected_is_told_as_such(name: str) -> None:
     """A cache that answers in the upstream's place hides nothing."""
     evidence = good_evidence()
-    number, probe = 3, PROBES[2]
+    number, probe = next(pair for pair in enumerate(PROBES, 1) if pair[1].name == name)
     cached = [item._replace(called=item.probe != probe) for item in evidence.injected]
     others = [line for line in evidence.spans if line.trace_id != f"{number:032x}"]
-    spans = spans_of(number, cached[2], ExchangeOutcome.OK, None, timed=False)
+    spans = spans_of(number, cached[number - 1], ExchangeOutcome.OK, None, timed=False)
 
     found = judge(
         dataclasses.replace(evidence, injected=cached, spans=[*others, *spans])

@@ -58,6 +58,8 @@ IDS = st.integers(min_value=1, max_value=2**64 - 1)
 TRACE_IDS = st.integers(min_value=1, max_value=2**128 - 1)
 NUMBERS = st.integers(min_value=-(2**63), max_value=2**63 - 1)
 TEXTS = st.text(max_size=40)
+# Lone surrogates among them, which a path's percent escapes can make.
+ROLLOUT_IDS = st.text(st.characters(exclude_categories=()), max_size=40)
 VALUES: st.SearchStrategy[AttributeValue] = st.one_of(
     TEXTS,
     st.booleans(),
@@ -76,7 +78,7 @@ FAILURES = st.builds(
 )
 REFS = st.builds(
     RolloutRef,
-    TEXTS,
+    ROLLOUT_IDS,
     TRACE_IDS,
     IDS,
     st.none() | IDS,
@@ -374,6 +376,23 @@ def test_a_helper_keeps_no_more_kinds_in_mind_than_there_are_numbers() -> None:
         box.take(frame_of(Kind.COMMON, (number, common)))
         done = to_done(record, ref, number)
         box.take(frame_of(Kind.EXCHANGE_ENDED, done, counts=True))
+
+    assert taker.take(4) == [record]
+    assert taker.malformed == 2
+
+
+def test_a_rollout_id_that_makes_no_sense_costs_its_records_alone() -> None:
+    """Bytes that no id is sent as are malformed, in a start and in an exchange."""
+    taker = recorder()
+    box = BlackBox(taker)
+    record = exchange()
+    wire = to_ref(record.rollout)._replace(rollout_id=b"\xff")
+    kind, start = to_wire(started(record.rollout), wire)
+    done = to_done(record, wire, to_common(record))
+
+    box.take(frame_of(kind, start, counts=True))
+    box.take(frame_of(Kind.EXCHANGE_ENDED, done, counts=True))
+    box.take(tell(record))
 
     assert taker.take(4) == [record]
     assert taker.malformed == 2

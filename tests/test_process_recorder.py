@@ -627,7 +627,7 @@ def test_a_text_that_cannot_be_told_is_dropped_and_counted(
     collector: Collector, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A record that cannot be encoded costs itself alone."""
-    ref = rollout_ref(rollout_id="r-\ud800", span_id=9)
+    ref = rollout_ref(attributes=(("team", "t-\ud800"),), span_id=9)
 
     with configure(process_environ(collector)) as telemetry:
         telemetry.begin(True)
@@ -636,3 +636,23 @@ def test_a_text_that_cannot_be_told_is_dropped_and_counted(
 
     assert (telemetry.balance().exported, telemetry.balance().dropped) == (2, 1)
     assert "could not be told" in caplog.text
+
+
+async def test_a_rollout_id_that_is_no_text_loses_the_same_with_both(
+    collector: Collector,
+) -> None:
+    """A lone surrogate costs the attribute, never the spans, nor the sheet."""
+    with HttpCollector() as other:
+        by_thread = process_environ(other) | {"OTEL_INTERCEPT_RECORDER": "thread"}
+        for environ in (process_environ(collector), by_thread):
+            with configure(environ) as telemetry:
+                registry = RolloutRegistry(telemetry)
+                for rollout_id in ("r-\ud800", "\udfff", "r-\u00fc"):
+                    registry.open(rollout_id)
+                    registry.close(rollout_id)
+            balance = telemetry.balance()
+            assert (balance.exported, balance.failed, balance.dropped) == (6, 0, 0)
+        expected = shown(other.spans())
+
+    assert shown(collector.spans()) == expected
+    assert expected.total() == 6

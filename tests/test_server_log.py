@@ -418,6 +418,24 @@ async def test_what_cannot_be_parsed_leaks_nothing(
 
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+async def test_what_cannot_be_parsed_leaks_nothing_to_a_known_logger(
+    registry: RolloutRegistry, caplog: pytest.LogCaptureFixture, garbage: str
+) -> None:
+    """A server's own logger is known from the first rollout request on."""
+    caplog.set_level(logging.DEBUG)
+    registry.open("r1")
+
+    own = logging.getLogger("own.known")
+    async with serving(app_of(answers, registry), logger=own) as url:
+        await post(url + CHAT)
+        answer = await send(url, garbage, None)
+
+    assert answer.startswith(b"HTTP/1.0 400")
+    assert any(it.name == "own.known" for it in caplog.records)
+    assert SECRET not in logged(caplog)
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
 async def test_what_cannot_be_parsed_elsewhere_is_logged_as_ever(
     registry: RolloutRegistry, caplog: pytest.LogCaptureFixture, garbage: str
 ) -> None:

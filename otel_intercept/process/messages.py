@@ -38,13 +38,17 @@ _TRACE_BYTES: Final = 16
 _ARRAY: Final = b"\xdd"
 """What MessagePack has before the length of an array, in 4 bytes, and its items."""
 
+_SURROGATES: Final = "surrogatepass"
 _TAKEN_FOR_GRANTED: Final = (None, None, None, False)
 
 
 class WireRef(NamedTuple):
-    """A rollout as it is told; the fields of `RolloutRef`."""
+    """A rollout as it is told; the fields of `RolloutRef`.
 
-    rollout_id: str
+    Its id goes as bytes: one with a lone surrogate is no text of this encoding.
+    """
+
+    rollout_id: bytes
     trace_id: bytes
     span_id: int
     parent_span_id: int | None
@@ -184,7 +188,7 @@ def to_ref(ref: RolloutRef) -> WireRef:
     """Return a rollout as it travels."""
     trace_id, previous = ref.trace_id.to_bytes(_TRACE_BYTES), to_link(ref.previous)
     return WireRef(
-        ref.rollout_id,
+        ref.rollout_id.encode(errors=_SURROGATES),
         trace_id,
         ref.span_id,
         ref.parent_span_id,
@@ -196,9 +200,17 @@ def to_ref(ref: RolloutRef) -> WireRef:
 
 
 def from_ref(wire: WireRef) -> RolloutRef:
-    """Undo `to_ref`."""
+    """Undo `to_ref`.
+
+    Raises:
+        msgspec.DecodeError: The id makes no sense.
+    """
     trace_id, previous = int.from_bytes(wire.trace_id), from_link(wire.previous)
-    return RolloutRef(wire.rollout_id, trace_id, *wire[2:7], previous)
+    try:
+        rollout_id = wire.rollout_id.decode(errors=_SURROGATES)
+    except UnicodeDecodeError:
+        raise msgspec.DecodeError from None
+    return RolloutRef(rollout_id, trace_id, *wire[2:7], previous)
 
 
 def to_request(request: Request) -> Request | WireRequest:

@@ -146,7 +146,7 @@ class BlackBox:
         for done in dones:
             try:
                 ref, shared = self._ref(done.rollout), self._share(done.common)
-            except LookupError:
+            except (msgspec.DecodeError, LookupError):
                 self._recorder.malformed += run.counts
             else:
                 self._put_exchange(from_done(done, ref, shared))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import anthropic
 import openai
 
+from otel_intercept.cli.demo.cues import Cues
 from otel_intercept.cli.demo.dialogues import (
     ChatDialogue,
     CompletionsDialogue,
@@ -42,19 +43,6 @@ class Clients(NamedTuple):
 
     openai: openai.AsyncOpenAI
     anthropic: anthropic.AsyncAnthropic
-
-
-class Cues:
-    """Makes a fault on the agent's side happen at one moment, and not by chance.
-
-    Attributes:
-        arrived: The host has the request, or has sent the first chunk.
-        left: The agent has closed its connection.
-    """
-
-    def __init__(self) -> None:
-        self.arrived = asyncio.Event()
-        self.left = asyncio.Event()
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,8 @@ from collections.abc import Coroutine
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from otel_intercept import RolloutError, RolloutRegistry
-from otel_intercept.cli.demo.agents import AgentExit, Clients, Cues, run_agent
+from otel_intercept.cli.demo.agents import AgentExit, Clients, run_agent
+from otel_intercept.cli.demo.cues import Cues
 from otel_intercept.cli.demo.faults import Fault
 from otel_intercept.cli.demo.model_calls import LIVE_PROTOCOLS, ModelCalls
 from otel_intercept.cli.demo.plan import Planned

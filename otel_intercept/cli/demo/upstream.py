@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from aiohttp import web
 
 from otel_intercept.cli.demo import answers
+from otel_intercept.cli.demo.cues import Cues
 from otel_intercept.cli.demo.faults import FAULT_HEADER, FAULT_MODEL, Fault
 from otel_intercept.dialect import dialect_of
 from otel_intercept.semconv import Dialect
@@ -63,10 +64,11 @@ class ScriptedUpstream:
         secret: Stands in every error text that is sent.
         pace_s: Seconds between two chunks, and about a third of those before an answer.
         hang_s: Seconds that a hanging call takes to be hung up on, at most.
-        slow_s: Seconds that an answer takes whose agent is going to leave.
 
     Attributes:
         playing: What to play for a request that does not tell.
+        cues: Of an agent that is going to leave: says that its call has arrived, and
+            answers it when it has left. At first it has.
         calls: How many requests have come.
         secrets_sent: How many error texts were sent.
     """
@@ -77,17 +79,17 @@ class ScriptedUpstream:
         secret: str,
         pace_s: float,
         hang_s: float = 60.0,
-        slow_s: float = 0.0,
     ) -> None:
         self._pace_s = pace_s
         self._hang_s = hang_s
-        self._slow_s = slow_s
         self._stopping = asyncio.Event()
         self._text = (
             f"scripted failure, key {secret}, "
             f"see https://demo:{secret}@upstream.invalid/v1?token={secret}"
         )
         self.playing = Fault.NONE
+        self.cues = Cues()
+        self.cues.left.set()
         self.calls = 0
         self.secrets_sent = 0
 
@@ -110,7 +112,8 @@ class ScriptedUpstream:
         if fault is Fault.HANG:
             await self._pause(self._hang_s)
         if fault is Fault.AGENT_LEAVES:
-            await self._pause(self._slow_s)
+            self.cues.arrived.set()
+            await self.cues.left.wait()
         if fault in {Fault.HANG, Fault.RESET}:
             return _hang_up(request)
         if fault in _REFUSALS:

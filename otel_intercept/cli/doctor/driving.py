@@ -8,17 +8,15 @@ from typing import Final, NamedTuple
 
 import aiohttp
 
-from otel_intercept.cli.demo.faults import FAULT_MODEL, Fault
+from otel_intercept.cli.demo.cues import Cues
+from otel_intercept.cli.demo.faults import FAULT_MODEL
 from otel_intercept.cli.doctor.options import ID
 from otel_intercept.cli.doctor.plan import Probe
 from otel_intercept.dialect import dialect_of
 from otel_intercept.semconv import Dialect
 
-SLOW_S: Final = 1.0
-"""Seconds that the upstream takes for an answer whose agent leaves."""
-
-_LEAVES_S: Final = 0.4
-_NOTICED_S: Final = SLOW_S - _LEAVES_S + 0.4
+_NOTICED_S: Final = 0.4
+_SETTLED_S: Final = 0.4
 _MAX_TOKENS: Final = 16
 
 
@@ -58,24 +56,47 @@ class Answer(NamedTuple):
     leaked: bool
 
 
-async def ask(agent: Agent, probe: Probe, rollout_id: str) -> Answer:
-    """Make one request, and read all of its answer. Never raises for a bad one."""
+async def ask(
+    agent: Agent, probe: Probe, rollout_id: str, cues: Cues | None = None
+) -> Answer:
+    """Make one request, and read all of its answer. Never raises for a bad one.
+
+    Args:
+        agent: What all requests share.
+        probe: What to ask for.
+        rollout_id: For which rollout.
+        cues: The agent leaves when the upstream has its call, instead of reading the
+            answer, and says so there. An app that answers before does not see it leave.
+    """
     trace_id, span_id = secrets.token_hex(16), secrets.token_hex(8)
     headers = {
         name: value.replace(ID, rollout_id) for name, value in agent.headers.items()
     }
     headers["traceparent"] = f"00-{trace_id}-{span_id}-01"
     asking = asyncio.create_task(_post(agent, probe, rollout_id, headers))
-    if probe.fault is Fault.AGENT_LEAVES:
-        await asyncio.wait({asking}, timeout=_LEAVES_S)
+    if cues is not None and await _left(asking, cues):
+        return Answer(trace_id, span_id, None, leaked=False)
+    status, leaked = await asking
+    return Answer(trace_id, span_id, status, leaked)
+
+
+async def _left(asking: "asyncio.Task[tuple[int | None, bool]]", cues: Cues) -> bool:
+    """Leave when the call is upstream; False if there is an answer before."""
+    arriving = asyncio.create_task(cues.arrived.wait())
+    await asyncio.wait({asking, arriving}, return_when=asyncio.FIRST_COMPLETED)
+    arriving.cancel()
+    leaves = not asking.done()
+    if leaves:
         # Cancelling closes the socket, as killing the agent's process would.
         asking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asking
         await asyncio.sleep(_NOTICED_S)
-        return Answer(trace_id, span_id, None, leaked=False)
-    status, leaked = await asking
-    return Answer(trace_id, span_id, status, leaked)
+    # Now it is answered, and an app that has not noticed will show it.
+    cues.left.set()
+    if leaves:
+        await asyncio.sleep(_SETTLED_S)
+    return leaves
 
 
 async def _post(

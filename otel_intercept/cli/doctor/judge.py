@@ -224,12 +224,13 @@ def _failing(exchanges: Iterable[_Exchange]) -> Iterator[Finding]:
 
 def _wrong(exchange: _Exchange) -> Code:
     probe, outcome = exchange.injected.probe, exchange.outcome
-    if probe.fault is Fault.AGENT_LEAVES:
-        return Code.AGENT_LEFT_UNSEEN
-    if not probe.error_types:
+    leaves = probe.fault is Fault.AGENT_LEAVES
+    if not probe.error_types and not leaves:
         return Code.GOOD_CALL_FAILED
     if _is_missed(exchange):
         return Code.NOT_INJECTED
+    if leaves:
+        return Code.AGENT_LEFT_UNSEEN
     if outcome is not None and is_error(outcome):
         return Code.FAILURE_MISNAMED
     return _SWALLOWED.get(probe.fault, Code.STREAM_SWALLOWED)
