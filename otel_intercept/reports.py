@@ -1,6 +1,7 @@
 """What adapters of other people's servers report of an exchange: calls and replays."""
 
 from otel_intercept.ending import Ending
+from otel_intercept.record import RequestFacts
 from otel_intercept.shield import shielded
 
 
@@ -24,6 +25,10 @@ class Reports(Ending):
         """Whether an upstream call has ended, well or not."""
         self.hear_upstream()
         return bool(self._waits)
+
+    def asked_for(self, facts: RequestFacts) -> None:
+        """Take what `describe_request` would read, from who has read it before."""
+        self._asked = facts
 
     @shielded
     def upstream_called(self, started_ns: int, exc: BaseException | None) -> None:

@@ -53,6 +53,9 @@ class Host:
     Args:
         telemetry: Where its rollouts are recorded.
         options: What is to be changed.
+
+    Attributes:
+        known: What `served` has returned for each server that lives, by its ``id``.
     """
 
     def __init__(self, telemetry: Telemetry, options: Options) -> None:
@@ -61,7 +64,7 @@ class Host:
         self.active = True
         # By identity, for as long as each lives: a weak dictionary takes four times as
         # long to look up, and asks servers for hashes of their own.
-        self._served: dict[int, Served] = {}
+        self.known: Final[dict[int, Served]] = {}
 
     def served(self, server: object) -> Served:
         """Return what is known of a server; it is forgotten with the server.
@@ -69,20 +72,20 @@ class Host:
         Raises:
             TypeError: It is of a class that nothing can refer to weakly.
         """
-        known = self._served.get(id(server))
+        known = self.known.get(id(server))
         if known is None:
             known = Served(RolloutRegistry(self.telemetry))
             weakref.finalize(server, self._forget, id(server))
-            self._served[id(server)] = known
+            self.known[id(server)] = known
         return known
 
     def _forget(self, key: int) -> None:
-        registry = self._served.pop(key).registry
+        registry = self.known.pop(key).registry
         self.telemetry.remove_shutdown_callback(registry.close_all)
         registry.close_all()
 
     def close_all(self) -> None:
         """End every rollout of every server as aborted, and observe no more."""
         self.active = False
-        for served in list(self._served.values()):
+        for served in list(self.known.values()):
             served.registry.close_all()

@@ -158,16 +158,18 @@ class _Hooks:
     def handle(
         self, wrapped: Call, server: object, args: Args, kwargs: Kwargs
     ) -> object:
-        request = argument(args, kwargs, 0, "request")
+        # Once for each request, so it calls no more than it needs.
+        request = args[0] if args else kwargs.get("request")
         if not isinstance(request, web.Request) or not self._host.active:
             return wrapped(*args, **kwargs)
-        served = self._served(server)
+        served = self._host.known.get(id(server)) or self._served(server)
         if served is None:
             return wrapped(*args, **kwargs)
-        rollout = self._rollout_of(server, served, request)
+        match = request.match_info
+        rollout = self._rollout_of(server, served, request, match.get("rollout_id", ""))
         if rollout is None:
             return wrapped(*args, **kwargs)
-        route = request.match_info.route
+        route = match.route
         last = served.last.get(route)
         if last is None:
             last = served.last[route] = is_routed(route, wrapped)
@@ -270,7 +272,7 @@ class _Hooks:
         return served.registry.get(rollout_id)
 
     def _rollout_of(
-        self, server: object, served: Served, request: web.Request
+        self, server: object, served: Served, request: web.Request, rollout_id: str
     ) -> Rollout | None:
         """Return the rollout of a request that their server will not turn away."""
         try:
@@ -279,7 +281,7 @@ class _Hooks:
             return None
         if not authorized:
             return None
-        rollout = served.registry.get(request.match_info.get("rollout_id", ""))
+        rollout = served.registry.get(rollout_id)
         if rollout is None:
             served.registry.reject(dialect_of(request.path))
         return rollout

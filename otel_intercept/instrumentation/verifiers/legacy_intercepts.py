@@ -6,11 +6,14 @@ future itself tells of every answer.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 
 from otel_intercept.current import current_exchange
+from otel_intercept.dialect.requested import request_attributes
+from otel_intercept.dialect.values import MAX_MODEL, MAX_REMEMBERED
 from otel_intercept.exchange import Exchange
 from otel_intercept.instrumentation.verifiers.host import Host
+from otel_intercept.record import RequestFacts
 from otel_intercept.registry import RolloutRegistry
 from otel_intercept.rollout import Rollout
 from otel_intercept.semconv import Phase
@@ -47,7 +50,8 @@ class WatchedIntercepts(dict[object, object]):
                 if isinstance(rollout_id, str) and isinstance(future, asyncio.Future):
                     rollout = self._registry.get(rollout_id)
                     if rollout is not None:
-                        _watch(future, rollout, intercept)
+                        model, stream = intercept.get("model"), intercept.get("stream")
+                        _watch(future, rollout, model, stream=bool(stream))
         except Exception:  # noqa: BLE001 - the traffic must not pay for our mistake
             confess("WatchedIntercepts")
 
@@ -95,22 +99,28 @@ class _Answered:
 
 
 def _watch(
-    future: "asyncio.Future[object]",
-    rollout: Rollout,
-    intercept: Mapping[object, object],
+    future: "asyncio.Future[object]", rollout: Rollout, model: object, *, stream: bool
 ) -> None:
     """Learn the upstream's result from the future of an intercept.
 
     It counts for the exchange whose handler is running; without one, as on a server
     that was started before it was instrumented, a failure counts for the rollout.
     """
-    stream = intercept.get("stream")
     exchange = current_exchange()
     if exchange is None or exchange.rollout is not rollout:
-        future.add_done_callback(partial(_fail_rollout, rollout, bool(stream)))
+        future.add_done_callback(partial(_fail_rollout, rollout, stream))
         return
-    exchange.describe_request({"model": intercept.get("model"), "stream": bool(stream)})
+    if type(model) is str and len(model) <= MAX_MODEL:
+        # Agents ask for few models, and nothing else is read of an intercept.
+        exchange.asked_for(_asked(model, stream))
+    else:
+        exchange.describe_request({"model": model, "stream": stream})
     _ = exchange.watch(_Answered(exchange, future))
+
+
+@lru_cache(maxsize=MAX_REMEMBERED)
+def _asked(model: str, stream: bool) -> RequestFacts:  # noqa: FBT001 - a part of the cache's key
+    return request_attributes({"model": model, "stream": stream})
 
 
 @shielded
