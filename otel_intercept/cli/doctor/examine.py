@@ -3,8 +3,9 @@
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final, NamedTuple
 
 import aiohttp
@@ -64,7 +65,7 @@ async def examine(options: DoctorOptions, environ: Mapping[str, str]) -> Evidenc
                 _agent(host, options, planted, prompt)
             )
             injected = [
-                await _inject_in_time(probe, host, agent, upstream, options)
+                await _in_time(partial(_inject, probe, host, agent, upstream, options))
                 for probe in _worth_making(host)
             ]
             links = {item.span_id for item in injected}
@@ -138,17 +139,11 @@ async def _agent(
         )
 
 
-async def _inject_in_time(
-    probe: Probe,
-    host: Host,
-    agent: Agent,
-    upstream: _Upstream,
-    options: DoctorOptions,
-) -> Injected:
+async def _in_time(inject: Callable[[], Awaitable[Injected]]) -> Injected:
     """Make one probe, anew if the machine stood still: deadlines tell nothing then."""
     for _ in range(_TRIES):
         async with Lateness() as lateness:
-            injected = await _inject(probe, host, agent, upstream, options)
+            injected = await inject()
         if lateness.worst_s < _LATE_S:
             break
     else:
